@@ -1,0 +1,107 @@
+"""The values that are handed on along the walk, and the alphabet of shapes.
+
+B batch, U users, I items, N rows, D width, K list length or negatives, M modalities, L tokens,
+H and W picture height and width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Modality = Literal["image", "text"]
+MODALITIES: tuple[Modality, ...] = ("image", "text")
+
+
+@dataclass(frozen=True)
+class Citation:
+    """Where a method comes from."""
+
+    title: str
+    authors: str
+    year: int
+    url: str
+
+
+@dataclass(frozen=True)
+class ItemTable:
+    """The items of a data set, in the order of their file.
+
+    Attributes:
+        ids: [N] item ids, as strings.
+        texts: [N] the text columns joined, "" where an item has none.
+        images: [N] the picture's path below `image_dir`, "" where an item has none.
+        image_dir: the folder that holds the pictures.
+    """
+
+    ids: list[str]
+    texts: list[str]
+    images: list[str]
+    image_dir: Path
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """Who took what in the training part.
+
+    Attributes:
+        users: [N] user rows, int64.
+        items: [N] item rows, int64.
+        n_users: U, the padding row included where the host has one.
+        n_items: I, likewise.
+    """
+
+    users: Tensor
+    items: Tensor
+    n_users: int
+    n_items: int
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """What a model ranks with: score(u, i) = users[u] . items[i] + item_bias[i].
+
+    Attributes:
+        users: [U, D].
+        items: [I, D].
+        item_bias: [I], or None for no bias.
+    """
+
+    users: Tensor
+    items: Tensor
+    item_bias: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The best items of each query, best first.
+
+    Attributes:
+        ids: [B, K] item rows, -1 where a query has fewer than K items left.
+        scores: [B, K], -inf where `ids` is -1.
+    """
+
+    ids: Tensor
+    scores: Tensor
+
+
+@dataclass(frozen=True)
+class TripletBatch:
+    """A pairwise training batch: each user, an item they took and one they did not.
+
+    Attributes:
+        users: [B] user rows.
+        positives: [B] item rows.
+        negatives: [B] item rows.
+    """
+
+    users: Tensor
+    positives: Tensor
+    negatives: Tensor
