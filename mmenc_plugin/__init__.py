@@ -1,21 +1,19 @@
 """mmenc-plugin: large multimodal encoders inside the recommendation toolkits people already use.
 
-Importing this package imports neither torch nor numpy; its parts load when they are first touched.
+Importing this package imports neither torch nor numpy (a path file imports it whenever Python
+starts): its parts load when they are first touched.
 """
-
-from __future__ import annotations
-
-import importlib
-from types import ModuleType
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "data", "encoders", "features", "kernels", "models", "register"]
 
-_LAZY = {"data", "encoders", "features", "kernels", "models"}
+_PARTS = {"data", "encoders", "features", "kernels", "models"}
 
 
-def __getattr__(name: str) -> ModuleType:
-    if name in _LAZY:
+def __getattr__(name: str) -> object:
+    if name in _PARTS:
+        import importlib
+
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
@@ -26,6 +24,6 @@ def register() -> None:
     An installed package does this by itself when Python starts. Call it where path files are not
     read: `pip install --target`, `python -S`, frozen applications.
     """
-    from mmenc_plugin.hosts.recbole import plugin
+    from mmenc_plugin.hosts.recbole import autoload
 
-    plugin.install()
+    autoload.install()

@@ -1,0 +1,66 @@
+"""Pictures: opened with care, refused with a reason."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from mmenc_plugin.errors import MediaError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+MAX_PIXELS = 89_478_485  # Pillow's own bound: a quarter of a gigabyte of RGB
+MIN_SIDE = 8  # pixels; anything smaller is a placeholder or a tracking pixel
+
+
+def resolve(image_dir: Path, name: str) -> Path:
+    """The path of a picture, which must lie in `image_dir`, links followed.
+
+    Raises:
+        MediaError: no name, no file, or one outside `image_dir`.
+    """
+    if not name:
+        raise MediaError("no picture is named")
+    root = image_dir.resolve()
+    path = (root / name).resolve()
+    if not path.is_relative_to(root):
+        raise MediaError(f"'{name}' leads out of {image_dir}")
+    if not path.is_file():
+        raise MediaError(f"'{name}' does not exist in {image_dir}")
+    return path
+
+
+def open_image(path: Path) -> Image.Image:
+    """Decode a picture, turned as its EXIF orientation says, in the mode of its file.
+
+    Raises:
+        MediaError: the file is damaged, of another format, animated, CMYK, too large or too small.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as image:
+                _check(image)
+                image.load()
+                return ImageOps.exif_transpose(image)
+    except UnidentifiedImageError:
+        raise MediaError(f"not a picture of a known format ({', '.join(FORMATS)})") from None
+    except Image.DecompressionBombError:
+        raise MediaError(f"more than {MAX_PIXELS:,} pixels") from None
+    except MediaError:
+        raise
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise MediaError(f"truncated or damaged: {error}") from None
+
+
+def _check(image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise MediaError(f"{width:,} x {height:,} pixels, more than {MAX_PIXELS:,}")
+    if min(width, height) < MIN_SIDE:
+        raise MediaError(f"{width} x {height} pixels, a side under {MIN_SIDE}")
+    if getattr(image, "is_animated", False):
+        raise MediaError(f"animated ({image.n_frames} frames); save the frame that shows the item")  # type: ignore[attr-defined]
+    if image.mode == "CMYK":
+        raise MediaError("CMYK, whose colours need a print profile; convert it to RGB")

@@ -1,0 +1,9 @@
+"""Encoders by URI: `family:architecture/weights`.
+
+A family is one module of this folder (or of another package, through the entry-point group
+`mmenc.encoders`) with a class that `register`s itself.
+"""
+
+from mmenc_plugin.encoders.base import Encoder, EncoderSpec, build, check, register, registry
+
+__all__ = ["Encoder", "EncoderSpec", "build", "check", "register", "registry"]

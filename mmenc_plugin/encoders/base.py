@@ -1,0 +1,193 @@
+"""What an encoder is: a network with its own preprocessing, complete when constructed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from mmenc_plugin.data.media import open_image
+from mmenc_plugin.errors import SettingsError
+from mmenc_plugin.registry import Registry
+from mmenc_plugin.types import Citation, Modality
+
+Tokens = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """Everything about an encoder that its outputs depend on; part of the recipe of its features.
+
+    Attributes:
+        family: the URI's part before the colon.
+        architecture: name of the network.
+        weights: tag, hub id, path, "random", or "none" for an encoder that has none.
+        weights_sha256: of the weights' bytes, "" where there are none.
+        width: D of each modality's output.
+        preprocessing: how pictures and texts are prepared: sizes, means, resampling, token limits.
+        licence: of the weights, as far as known.
+    """
+
+    family: str
+    architecture: str
+    weights: str
+    weights_sha256: str
+    width: dict[str, int]
+    preprocessing: dict[str, Any]
+    licence: str = "unknown"
+
+    def recipe(self) -> dict[str, Any]:
+        """The part of the spec that decides the outputs; a path does not, the bytes behind it do."""
+        parts = asdict(self)
+        parts.pop("licence")
+        if self.weights_sha256:
+            parts.pop("weights")
+        return parts
+
+
+class Encoder(nn.Module):
+    """Base of all encoders.
+
+    A family sets the class attributes, builds itself from the URI's rest in `from_rest`, fills
+    `self.spec`, and implements the methods of its modalities. The output for an item may not depend
+    on the rest of its batch, and preprocessing may not be random.
+    """
+
+    family: ClassVar[str]
+    modalities: ClassVar[frozenset[Modality]]
+    citation: ClassVar[Citation]
+    example: ClassVar[str]
+    extra: ClassVar[str] = ""
+
+    spec: EncoderSpec
+
+    @classmethod
+    def check(cls, rest: str) -> None:
+        """Look at the URI's part after the colon, without loading weights.
+
+        Raises:
+            UnknownNameError: an architecture or a weights tag that does not exist.
+            MissingExtraError: the family's library is not installed.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def from_rest(cls, rest: str) -> Encoder:
+        """Build the encoder that the URI's part after the colon names, on the CPU.
+
+        Raises:
+            WeightsError: the weights cannot be found or loaded.
+        """
+        raise NotImplementedError
+
+    def preprocess_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """Pictures of any size and mode -> pixels [B, 3, H, W] float32."""
+        raise NotImplementedError
+
+    def tokenize(self, texts: Sequence[str]) -> Tokens:
+        """Texts -> named tensors [B, L]."""
+        raise NotImplementedError
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Pixels [B, 3, H, W] -> features [B, D]."""
+        raise NotImplementedError
+
+    def encode_text(self, tokens: Tokens) -> Tensor:
+        """Tokens [B, L] -> features [B, D]."""
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; the CPU for an encoder that has none."""
+        tensor = next(self.parameters(), None)
+        return tensor.device if tensor is not None else torch.device("cpu")
+
+    @torch.no_grad()
+    def embed_images(self, images: Sequence[Image.Image | Path | str]) -> Tensor:
+        """Pictures, or paths of pictures -> features [B, D] float32 on the CPU.
+
+        Raises:
+            MediaError: a path that does not hold a picture that is taken.
+        """
+        opened = [image if isinstance(image, Image.Image) else open_image(Path(image)) for image in images]
+        return self.encode_image(self.preprocess_images(opened).to(self.device)).float().cpu()
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> features [B, D] float32 on the CPU."""
+        tokens = {name: tensor.to(self.device) for name, tensor in self.tokenize(texts).items()}
+        return self.encode_text(tokens).float().cpu()
+
+
+registry: Registry[type[Encoder]] = Registry("encoder family", "mmenc_plugin.encoders", "mmenc.encoders")
+
+
+def register(encoder: type[Encoder]) -> type[Encoder]:
+    """Class decorator: make a family known under its `family` name."""
+    return registry.add(encoder.family)(encoder)
+
+
+def check(uri: str, modality: Modality | None = None) -> None:
+    """Whether a URI names an encoder (that takes a modality), without loading weights.
+
+    Raises:
+        UnknownNameError: no such family, architecture or weights tag.
+        SettingsError: the family does not take the modality.
+        MissingExtraError: the family's library is not installed.
+    """
+    family, rest = _split(uri)
+    kind = registry.get(family)
+    if modality and modality not in kind.modalities:
+        takers = [name for name, other in registry if modality in other.modalities]
+        raise SettingsError(
+            f"encoder '{uri}' takes {' and '.join(sorted(kind.modalities))}, not {modality}. Families that take "
+            f"{modality}: {', '.join(takers)}. Name one for each modality, as in "
+            "encoder: {image: classic, text: sbert:all-MiniLM-L6-v2}, or set modalities."
+        )
+    kind.check(rest)
+
+
+def build(uri: str, device: str | torch.device = "cpu") -> Encoder:
+    """The encoder that a URI names, ready to encode.
+
+    Args:
+        uri: `family:architecture/weights`, e.g. "openclip:ViT-B-32/laion2b_s34b_b79k" or "classic".
+        device: where it computes.
+
+    Returns:
+        The encoder, in evaluation mode.
+
+    Raises:
+        UnknownNameError: no such family, architecture or weights tag.
+        WeightsError: the weights cannot be found or loaded.
+        MissingExtraError: the family's library is not installed.
+    """
+    check(uri)
+    family, rest = _split(uri)
+    return registry.get(family).from_rest(rest).to(device).eval()
+
+
+def _split(uri: str) -> tuple[str, str]:
+    family, _, rest = uri.partition(":")
+    return family, rest
+
+
+def weights_digest(module: nn.Module) -> str:
+    """The sha256 of a network's weights: the same for the same numbers, whatever file they came from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def is_local(weights: str) -> bool:
+    """Whether a weights name is written as a path, or is one."""
+    return weights.startswith((".", "~", os.sep)) or Path(weights).exists()

@@ -1,0 +1,173 @@
+"""openclip: CLIP and its kin through OpenCLIP, any architecture and weights it knows.
+
+Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision".
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mmenc_plugin.encoders import _torchvision
+from mmenc_plugin.encoders.base import Encoder, EncoderSpec, Tokens, is_local, register, weights_digest
+from mmenc_plugin.errors import MissingExtraError, SettingsError, WeightsError, unknown_name
+from mmenc_plugin.types import Citation
+
+_SCHEMES = ("local-dir:", "hf-hub:")
+
+
+@register
+class OpenClip(Encoder):
+    """Both towers of a CLIP; features as they come out of the projections, not normalised."""
+
+    family = "openclip"
+    modalities = frozenset({"image", "text"})
+    example = "openclip:ViT-B-32/laion2b_s34b_b79k"
+    extra = "openclip"
+    citation = Citation(
+        "Learning Transferable Visual Models From Natural Language Supervision",
+        "Radford et al.",
+        2021,
+        "https://arxiv.org/abs/2103.00020",
+    )
+
+    def __init__(self, model: Any, tokenizer: Any, architecture: str, weights: str) -> None:
+        super().__init__()
+        from open_clip.transform import PreprocessCfg, image_transform_v2
+
+        self.model, self._tokenizer = model, tokenizer
+        picture = dict(model.visual.preprocess_cfg)
+        self._transform = image_transform_v2(PreprocessCfg(**picture), is_train=False)
+        width = _widths(model, self)
+        self.spec = EncoderSpec(
+            family="openclip",
+            architecture=architecture,
+            weights=weights,
+            weights_sha256=weights_digest(model),
+            width=width,
+            preprocessing={
+                "image": {key: list(v) if isinstance(v, tuple) else v for key, v in picture.items()},
+                "text": {"tokenizer": type(tokenizer).__name__, "max_tokens": int(tokenizer.context_length)},
+            },
+            licence="see the weights' page",
+        )
+
+    @classmethod
+    def check(cls, rest: str) -> None:
+        """Architecture and tag are ones that OpenCLIP lists, or the weights are a path."""
+        open_clip = _open_clip()
+        if rest.startswith(_SCHEMES):
+            return
+        architecture, weights = _split(rest)
+        if architecture not in open_clip.list_models():
+            raise unknown_name("OpenCLIP architecture", architecture, open_clip.list_models())
+        tags = open_clip.list_pretrained_tags_by_model(architecture)
+        if weights == "random" or is_local(weights) or open_clip.is_pretrained_cfg(architecture, weights):
+            return
+        raise unknown_name(f"OpenCLIP weights tag of {architecture}", weights, [*tags, "random"])
+
+    @classmethod
+    def from_rest(cls, rest: str) -> OpenClip:
+        """See the base class."""
+        open_clip = _open_clip()
+        if rest.startswith(_SCHEMES):
+            architecture, weights, name, options = rest, rest, rest, {}
+        else:
+            architecture, weights = _split(rest)
+            name, options = architecture, _options(open_clip, architecture, weights)
+        try:
+            with _quiet(), torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)  # so that random weights are the same ones every time
+                model = open_clip.create_model(name, **options)
+                tokenizer = open_clip.get_tokenizer(name)
+        except Exception as error:  # OpenCLIP raises what its downloads and torch raise
+            raise _weights_error(rest, weights, error) from error
+        return cls(model, tokenizer, architecture, weights)
+
+    def preprocess_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """OpenCLIP's own evaluation transform: pictures -> [B, 3, H, W]."""
+        return torch.stack([self._transform(image) for image in images])
+
+    def tokenize(self, texts: Sequence[str]) -> Tokens:
+        """Texts -> `ids` [B, L], cut at the tower's context length (77 tokens)."""
+        return {"ids": self._tokenizer(list(texts))}
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Pixels [B, 3, H, W] -> [B, D]."""
+        return self.model.encode_image(pixels)  # type: ignore[no-any-return]
+
+    def encode_text(self, tokens: Tokens) -> Tensor:
+        """Tokens [B, L] -> [B, D]."""
+        return self.model.encode_text(tokens["ids"])  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _open_clip() -> Any:
+    _torchvision.state()
+    try:
+        import open_clip
+    except ImportError as error:
+        raise MissingExtraError("an openclip: encoder", "openclip", error) from error
+    return open_clip
+
+
+def _split(rest: str) -> tuple[str, str]:
+    architecture, _, weights = rest.partition("/")
+    if not weights:
+        raise SettingsError(
+            f"encoder 'openclip:{rest}' names no weights. Write openclip:{architecture or 'ViT-B-32'}/<tag or path>, "
+            "or .../random for random weights."
+        )
+    return architecture, weights
+
+
+def _options(open_clip: Any, architecture: str, weights: str) -> dict[str, Any]:
+    """Arguments of `create_model`: a tag brings its activation along, which the architecture's may not be."""
+    if weights == "random":
+        return {"pretrained_text": False}
+    if is_local(weights):
+        return {"pretrained": str(Path(weights).expanduser()), "require_pretrained": True}
+    tag = open_clip.get_pretrained_cfg(architecture, weights)
+    return {"pretrained": weights, "require_pretrained": True, "force_quick_gelu": bool(tag.get("quick_gelu"))}
+
+
+def _widths(model: Any, encoder: OpenClip) -> dict[str, int]:
+    with torch.no_grad():
+        text = encoder.encode_text(encoder.tokenize(["a"]))
+    size = getattr(model.visual, "output_dim", None) or text.shape[1]
+    return {"image": int(size), "text": int(text.shape[1])}
+
+
+def _weights_error(rest: str, weights: str, error: Exception) -> WeightsError:
+    what = " ".join(str(error).split())[:400]
+    if is_local(weights) or rest.startswith("local-dir:"):
+        advice = "A checkpoint must be a state dict of that architecture, as .safetensors, or as .pt without pickled code."
+    else:
+        advice = (
+            "If this machine cannot reach the hub, download the weights elsewhere and name the file: "
+            f"openclip:{rest.partition('/')[0]}//path/to/open_clip_model.safetensors"
+        )
+    return WeightsError(f"the weights of 'openclip:{rest}' were not loaded: {what}. {advice}")
+
+
+class _quiet(warnings.catch_warnings):  # noqa: N801
+    """OpenCLIP warns and logs what `check` and the spec say better."""
+
+    def __enter__(self) -> Any:
+        entered = super().__enter__()
+        warnings.simplefilter("ignore", UserWarning)
+        self._level = logging.root.manager.disable
+        logging.disable(logging.ERROR)
+        return entered
+
+    def __exit__(self, *exc: Any) -> None:
+        logging.disable(self._level)
+        super().__exit__(*exc)

@@ -1,0 +1,104 @@
+"""sbert: text encoders of sentence-transformers, by hub id or local folder.
+
+Reimers and Gurevych 2019, "Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks".
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mmenc_plugin.data.digests import text_digest
+from mmenc_plugin.encoders import _torchvision
+from mmenc_plugin.encoders.base import Encoder, EncoderSpec, Tokens, is_local, register, weights_digest
+from mmenc_plugin.errors import MissingExtraError, SettingsError, WeightsError
+from mmenc_plugin.types import Citation
+
+
+@register
+class SentenceBert(Encoder):
+    """A sentence-transformers model, with its own tokenizer, pooling and normalisation."""
+
+    family = "sbert"
+    modalities = frozenset({"text"})
+    example = "sbert:all-MiniLM-L6-v2"
+    extra = "sbert"
+    citation = Citation(
+        "Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks",
+        "Reimers and Gurevych",
+        2019,
+        "https://arxiv.org/abs/1908.10084",
+    )
+
+    def __init__(self, model: Any, weights: str) -> None:
+        super().__init__()
+        self.model = model
+        self.spec = EncoderSpec(
+            family="sbert",
+            architecture=" > ".join(type(module).__name__ for module in model),
+            weights=weights,
+            weights_sha256=weights_digest(model),
+            width={"text": _width(model)},
+            preprocessing={
+                "text": {
+                    "max_tokens": int(model.max_seq_length),
+                    "tokenizer_sha256": text_digest(model.tokenizer.backend_tokenizer.to_str()),
+                    "modules": [str(module) for module in list(model)[1:]],
+                }
+            },
+            licence="see the model's page",
+        )
+
+    @classmethod
+    def check(cls, rest: str) -> None:
+        """A hub id, or a local folder that exists."""
+        _sentence_transformers()
+        if not rest:
+            raise SettingsError("encoder 'sbert:' names no model. Write sbert:<hub id or folder>, e.g. " + cls.example)
+        folder = Path(rest).expanduser()
+        if is_local(rest) and not (folder / "modules.json").is_file() and not (folder / "config.json").is_file():
+            raise WeightsError(f"'sbert:{rest}': {folder} is not a folder of a sentence-transformers model.")
+
+    @classmethod
+    def from_rest(cls, rest: str) -> SentenceBert:
+        """See the base class."""
+        sentence_transformers = _sentence_transformers()
+        name = str(Path(rest).expanduser()) if is_local(rest) else rest
+        try:
+            model = sentence_transformers.SentenceTransformer(name, device="cpu")
+        except Exception as error:  # hub, file and torch errors alike
+            what = " ".join(str(error).split())[:400]
+            raise WeightsError(
+                f"the model of 'sbert:{rest}' was not loaded: {what}. If this machine cannot reach the hub, save the model "
+                "elsewhere with SentenceTransformer(...).save(folder) and name the folder: sbert:/path/to/folder"
+            ) from error
+        return cls(model, rest)
+
+    def tokenize(self, texts: Sequence[str]) -> Tokens:
+        """Texts -> `input_ids` and `attention_mask` [B, L], padded to the longest."""
+        prepare = getattr(self.model, "preprocess", None) or self.model.tokenize  # renamed in version 6
+        tokens = prepare(list(texts))
+        return {name: value for name, value in tokens.items() if isinstance(value, Tensor)}
+
+    def encode_text(self, tokens: Tokens) -> Tensor:
+        """Tokens [B, L] -> [B, D]."""
+        return self.model(dict(tokens))["sentence_embedding"]  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _sentence_transformers() -> Any:
+    _torchvision.state()
+    try:
+        import sentence_transformers
+    except ImportError as error:
+        raise MissingExtraError("an sbert: encoder", "sbert", error) from error
+    return sentence_transformers
+
+
+def _width(model: Any) -> int:
+    name = "get_embedding_dimension" if hasattr(model, "get_embedding_dimension") else "get_sentence_embedding_dimension"
+    return int(getattr(model, name)())

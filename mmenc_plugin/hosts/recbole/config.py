@@ -1,0 +1,207 @@
+"""Our part of RecBole's Config: default settings, closed keys, checks before any data is read."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import ConfigDict, Field
+
+from mmenc_plugin import models
+from mmenc_plugin.data.atomic import read_header
+from mmenc_plugin.errors import DataError, SettingsError, unknown_name
+from mmenc_plugin.models.base import ModelSettings
+from mmenc_plugin.resources import resource_dir
+from mmenc_plugin.settings import FeatureSettings, Settings, check_keys, validate
+
+# Scores in one batch of full ranking (64 MB): RecBole's 4096 means one user at a time above 4096 items.
+_FULL_RANKING_BATCH = 16_000_000
+
+# Keys that RecBole reads or its scripts take, but that stand in no list and no file of its own.
+_HOST_EXTRAS = {
+    "model", "dataset", "config_file_list", "config_files", "model_list", "dataset_list", "valid_latex", "test_latex",
+    "nproc", "world_size", "ip", "port", "group_offset", "offset", "local_rank",
+    "params_file", "output_file", "display_file", "tool", "encoding", "neg_sampling", "training_neg_sample_num",
+    "convert_token_to_onehot", "token_num_threshold", "tail_ratio", "MODEL_TYPE", "MODEL_INPUT_TYPE",
+    "ITEM_SEQ", "mask_ratio", "ft_ratio", "single_spec", "device", "save_step",
+}  # fmt: skip
+
+
+class HostSettings(Settings):
+    """Bounds of the RecBole keys whose wrong values would show only hours later, or never."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    epochs: int = Field(300, ge=0, description="training epochs")
+    learning_rate: float = Field(1e-3, gt=0, description="learning rate")
+    learner: Literal["adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"] = Field(
+        "adam", description="the optimizer; RecBole takes adam for a name it does not know"
+    )
+    weight_decay: float = Field(0.0, ge=0, description="weight decay of the optimizer")
+    train_batch_size: int = Field(2048, ge=1, description="interactions in a training batch")
+    eval_batch_size: int = Field(4096, ge=1, description="scores in an evaluation batch")
+    eval_step: int = Field(1, ge=0, description="epochs between evaluations")
+    stopping_step: int = Field(10, ge=0, description="worse evaluations before training stops")
+
+
+def patch(config_class: Any) -> None:
+    """Wrap the three steps of RecBole's Config that know the model, its defaults and the whole."""
+    _wrap(config_class, "_get_model_and_dataset", before=_check_model_name)
+    _wrap(config_class, "_update_internal_config_dict", after=_add_our_defaults)
+    _wrap(config_class, "_set_default_parameters", before=_find_bundled_data, after=_check)
+
+
+def is_ours(model: str) -> bool:
+    """Whether the model is one of this package's registry."""
+    return model in models.registry
+
+
+def model_settings(config: Mapping[str, Any], model: str) -> ModelSettings:
+    """The model's settings out of a RecBole Config or a mapping.
+
+    Raises:
+        SettingsError: a value has the wrong type or is out of bounds.
+    """
+    kind = models.registry.get(model).settings
+    return validate(kind, _pick(config, kind))
+
+
+def feature_settings(config: Mapping[str, Any]) -> FeatureSettings:
+    """The encoder and feature settings out of a RecBole Config or a mapping.
+
+    Raises:
+        SettingsError: a value has the wrong type or is out of bounds.
+    """
+    return validate(FeatureSettings, _pick(config, FeatureSettings))
+
+
+def plugin_keys(model: str) -> set[str]:
+    """The keys that the plugin adds to RecBole's for one of its models."""
+    return set(FeatureSettings.model_fields) | set(models.registry.get(model).settings.model_fields)
+
+
+def _pick(config: Mapping[str, Any], kind: type[Settings]) -> dict[str, Any]:
+    return {key: config[key] for key in kind.model_fields if key in config}
+
+
+def _wrap(cls: Any, name: str, before: Callable[..., None] | None = None, after: Callable[..., None] | None = None) -> None:
+    original = getattr(cls, name)
+
+    @functools.wraps(original)
+    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if before:
+            before(self, *args, **kwargs)
+        result = original(self, *args, **kwargs)
+        if after:
+            after(self, *args, **kwargs)
+        return result
+
+    setattr(cls, name, wrapped)
+
+
+def _check_model_name(config: Any, model: Any = None, dataset: Any = None) -> None:
+    """RecBole answers an unknown name with a missing lightgbm (it looks there last)."""
+    name = model or config.external_config_dict.get("model")
+    if isinstance(name, str) and not is_ours(name):
+        known = recbole_model_names()
+        if name.lower() not in (k.lower() for k in known):
+            raise unknown_name("model", name, sorted({*known, *models.registry.names()}))
+
+
+@functools.cache
+def recbole_model_names() -> tuple[str, ...]:
+    """RecBole's own models, by their default settings' file names."""
+    import recbole
+
+    folder = Path(recbole.__file__).parent
+    files = {p.stem for p in (folder / "properties" / "model").glob("*.yaml")}
+    modules = {p.stem for p in folder.glob("model/*_recommender/*.py") if not p.stem.startswith("_")}
+    return tuple(sorted(files | (modules - {f.lower() for f in files})))
+
+
+def _add_our_defaults(config: Any, file: str) -> None:
+    """After RecBole's overall.yaml: the model's settings, then what its YAML and the data set's change."""
+    if Path(file).name != "overall.yaml" or not is_ours(config.model):
+        return
+    defaults = config.internal_config_dict
+    for kind in (FeatureSettings, models.registry.get(config.model).settings):
+        defaults.update({name: field.get_default(call_default_factory=True) for name, field in kind.model_fields.items()})
+    for folder, name in (("model", config.model), ("dataset", config.dataset)):
+        defaults.update(_own_yaml(folder, name))
+
+
+def _own_yaml(folder: str, name: str) -> dict[str, Any]:
+    path = resource_dir("yaml_configs") / folder / f"{name}.yaml"
+    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
+
+
+def _find_bundled_data(config: Any) -> None:
+    """The demo data set is found from any folder, unless `data_path` has one of that name."""
+    final = config.final_config_dict
+    bundled = resource_dir("dataset_atomic")
+    if (bundled / config.dataset).is_dir() and not (Path(final["data_path"]) / config.dataset).is_dir():
+        final["data_path"] = str(bundled)
+
+
+def _check(config: Any) -> None:
+    """Everything that can be wrong is found here, before any data is read."""
+    if not is_ours(config.model):
+        return
+    final = config.final_config_dict
+    known = _host_keys(config) | plugin_keys(config.model)
+    check_keys(config.file_config_dict, known, "in a config file")
+    check_keys(config.variable_config_dict, known, "in config_dict")
+    check_keys(config.cmd_config_dict, known, "on the command line")
+    settings, features = model_settings(final, config.model), feature_settings(final)
+    final.update(settings.model_dump(), **features.model_dump())
+    modes = final["eval_args"]["mode"].values()
+    if "eval_batch_size" not in config.external_config_dict and set(modes) == {"full"}:
+        final["eval_batch_size"] = _FULL_RANKING_BATCH
+    validate(HostSettings, final)
+    _check_valid_metric(final)
+    _check_encoders(features)
+    _check_columns(final, features)
+
+
+def _host_keys(config: Any) -> set[str]:
+    lists: Iterable[str] = (key for keys in config.parameters.values() for key in keys)
+    return {*lists, *config.internal_config_dict, *_HOST_EXTRAS}
+
+
+def _check_valid_metric(final: Mapping[str, Any]) -> None:
+    metrics, topk = [m.lower() for m in final["metrics"]], final["topk"]
+    name, _, k = str(final["valid_metric"]).partition("@")
+    if name.lower() not in metrics or (k and int(k) not in topk):
+        raise SettingsError(
+            f"valid_metric is {final['valid_metric']}, which is not among metrics {final['metrics']} at topk {topk}. "
+            "Add it there, or choose one of those."
+        )
+
+
+def _check_encoders(features: FeatureSettings) -> None:
+    from mmenc_plugin import encoders
+
+    for modality in features.modalities:
+        encoders.check(features.uri(modality), modality)
+
+
+def _check_columns(final: Mapping[str, Any], features: FeatureSettings) -> None:
+    """The columns that the settings name are in the header of the `.item` file."""
+    path = Path(final["data_path"]) / f"{final['dataset']}.item"
+    if not path.parent.is_dir():
+        return  # RecBole offers to download the data sets it knows, or says that there is none
+    if not path.is_file():
+        raise DataError(
+            f"{path} does not exist. A multimodal model needs it: a RecBole item file with the columns "
+            f"{final['ITEM_ID_FIELD']}, {', '.join([*features.item_text, features.item_image])}."
+        )
+    header = read_header(path, final["field_separator"])
+    wanted = [(final["ITEM_ID_FIELD"], "ITEM_ID_FIELD")]
+    wanted += [(column, "item_text") for column in features.item_text if "text" in features.modalities]
+    wanted += [(features.item_image, "item_image")] * ("image" in features.modalities)
+    for column, key in wanted:
+        if column not in header:
+            raise unknown_name(f"column of {path.name} (named by {key})", column, list(header))

@@ -1,0 +1,305 @@
+"""Every repair of RecBole 1.2 on today's numpy, pandas, scipy, torch and Python.
+
+Each entry of `REPAIRS` says which RecBole module it belongs to, why it is there, and when it is
+needed; a test fails for an entry that is no longer. The places are of RecBole 1.2.1.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+_OLD_NUMPY_NAMES = {
+    "bool": "bool_", "int": "int_", "float": "float64", "complex": "complex128",
+    "object": "object_", "str": "str_", "long": "int_", "unicode": "str_",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Repair:
+    """One repair.
+
+    Attributes:
+        name: what `mmenc doctor` calls it.
+        module: the RecBole module it is applied to, right after that module has run.
+        reason: what breaks without it.
+        needed: whether this environment needs it.
+        apply: takes the module that has just run.
+        around: a context in which the module runs.
+    """
+
+    name: str
+    module: str
+    reason: str
+    needed: Callable[[], bool]
+    apply: Callable[[Any], None] | None = None
+    around: Callable[[], AbstractContextManager[None]] | None = None
+
+
+def active(module: str) -> list[Repair]:
+    """The repairs of one module that this environment needs."""
+    return [r for r in REPAIRS if r.module == module and r.needed()]
+
+
+def _major(package: str) -> tuple[int, ...]:
+    from importlib.metadata import version
+
+    return tuple(int(part) for part in version(package).split(".")[:2])
+
+
+def _always() -> bool:
+    return True
+
+
+# numpy ------------------------------------------------------------------------------------------
+
+
+def _lacks_numpy_names() -> bool:
+    import numpy as np
+
+    return any(old not in np.__dict__ for old in _OLD_NUMPY_NAMES)
+
+
+def _set_numpy_names(_: ModuleType) -> None:
+    import numpy as np
+
+    for old, new in _OLD_NUMPY_NAMES.items():
+        if old not in np.__dict__:
+            setattr(np, old, getattr(np, new))
+
+
+def _keep_numpy_names(module: Any) -> None:
+    module.Config.compatibility_settings = lambda self: None
+
+
+# torch ------------------------------------------------------------------------------------------
+
+
+def _trust_checkpoints(_: ModuleType) -> None:
+    """Route the `torch.load` calls of RecBole's own modules through our restricted loader."""
+    import torch
+
+    from mmenc_plugin.hosts.recbole import checkpoint
+
+    original = torch.load
+
+    def load(f: Any, *args: Any, **kwargs: Any) -> Any:
+        caller = sys._getframe(1).f_globals.get("__name__", "")
+        if caller.startswith("recbole.") and "weights_only" not in kwargs:
+            return checkpoint.load(f, *args, loader=original, **kwargs)
+        return original(f, *args, **kwargs)
+
+    torch.load = load
+
+
+def _cpu_processes(module: Any) -> None:
+    """Several processes without a GPU: RecBole knows only nccl."""
+    original = module.Config._init_device
+
+    def _init_device(self: Any) -> None:
+        import torch
+
+        final = self.final_config_dict
+        if "local_rank" not in final or torch.cuda.is_available():
+            return original(self)  # type: ignore[no-any-return]
+        final["gpu_id"] = ""
+        final["device"] = torch.device("cpu")
+        final["single_spec"] = False
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group(
+                backend="gloo",
+                rank=final["local_rank"] + final["offset"],
+                world_size=final["world_size"],
+                init_method=f"tcp://{final['ip']}:{final['port']}",
+            )
+        if final["local_rank"] != 0:
+            final.update(state="error", show_progress=False, verbose=False)
+        return None
+
+    module.Config._init_device = _init_device
+
+
+def _ddp_on_cpu(module: Any) -> None:
+    original = module.DistributedDataParallel
+
+    def wrap(model: Any, device_ids: Any = None, **kwargs: Any) -> Any:
+        on_cpu = all(p.device.type == "cpu" for p in model.parameters())
+        return original(model, device_ids=None if on_cpu else device_ids, **kwargs)
+
+    module.DistributedDataParallel = wrap
+
+
+# scipy ------------------------------------------------------------------------------------------
+
+
+def _lacks_dok_update() -> bool:
+    from scipy.sparse import dok_matrix
+
+    return not hasattr(dok_matrix, "_update")
+
+
+def _restore_dok_update(_: ModuleType) -> None:
+    from scipy.sparse import dok_matrix
+
+    dok_matrix._update = lambda self, data: self._dict.update(data)
+
+
+# pandas -----------------------------------------------------------------------------------------
+
+
+def _pandas3() -> bool:
+    return _major("pandas") >= (3,)
+
+
+def _lengths_of_elements(module: Any) -> None:
+    """`series.agg(len)` means one length an element, as before pandas 3."""
+    import pandas as pd
+
+    def length(x: Any) -> Any:
+        return x.map(len) if isinstance(x, pd.Series) else len(x)
+
+    module.len = length
+
+
+def _fill_missing_values(module: Any) -> None:
+    """Fill through assignment: a chained in-place `fillna` changes nothing any more, silently."""
+    import numpy as np
+    from recbole.utils import FeatureType
+
+    def _fill_nan(self: Any) -> None:
+        for feat_name in self.feat_name_list:
+            feat = getattr(self, feat_name)
+            for field in feat:
+                kind = self.field2type[field]
+                if kind == FeatureType.TOKEN:
+                    feat[field] = feat[field].fillna(0)
+                elif kind == FeatureType.FLOAT:
+                    feat[field] = feat[field].fillna(feat[field].mean())
+                else:
+                    empty = np.array([], dtype=np.int64 if kind == FeatureType.TOKEN_SEQ else np.float64)
+                    feat[field] = feat[field].map(lambda x, empty=empty: empty if isinstance(x, float) else x)
+
+    module.Dataset._fill_nan = _fill_nan
+    module.pd = _PandasFillingSequences(module.pd)
+
+
+class _PandasFillingSequences:
+    """pandas, with a read_csv that reads an empty cell of a sequence column as an empty text."""
+
+    def __init__(self, pandas: ModuleType) -> None:
+        self._pandas = pandas
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pandas, name)
+
+    def read_csv(self, *args: Any, **kwargs: Any) -> Any:
+        frame = self._pandas.read_csv(*args, **kwargs)
+        sequences = [c for c in frame.columns if str(c).endswith("_seq")]
+        frame[sequences] = frame[sequences].fillna("")
+        return frame
+
+
+# ray --------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _throwaway_ray() -> Iterator[None]:
+    """RecBole uses ray for one call, `tune.report`; without it, `import recbole` is 1 s faster."""
+    kept = {name: sys.modules.pop(name) for name in list(sys.modules) if name == "ray" or name.startswith("ray.")}
+    sys.modules["ray"], sys.modules["ray.tune"] = stub = ModuleType("ray"), ModuleType("ray.tune")
+    stub[0].tune = stub[1]  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        for name in ("ray", "ray.tune"):
+            sys.modules.pop(name, None)
+        sys.modules.update(kept)
+
+
+class _Tune:
+    """RecBole's `tune`: reports to a ray session where there is one, else to nobody."""
+
+    @staticmethod
+    def report(**metrics: Any) -> None:
+        ray = sys.modules.get("ray")
+        if ray is not None and getattr(ray, "is_initialized", bool)():
+            importlib.import_module("ray.tune").report(metrics)
+
+
+def _use_tune_adapter(module: Any) -> None:
+    module.tune = _Tune
+
+
+def ray_works() -> bool:
+    """Whether `ray.tune` can be imported; what a failed try has left in sys.modules is removed."""
+    before = set(sys.modules)
+    try:
+        importlib.import_module("ray.tune.schedulers")
+    except Exception:  # a broken ray fails with whatever its first broken import raises
+        for name in set(sys.modules) - before:
+            if name == "ray" or name.startswith("ray."):
+                del sys.modules[name]
+        return False
+    return True
+
+
+class RayStubLoader:
+    """Loads a `ray` that can be imported, and says how to get the real one when it is used."""
+
+    def create_module(self, spec: Any) -> None:
+        """Use Python's default module."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Fill the stand-in for `ray`, `ray.tune` and `ray.tune.schedulers`."""
+        tune, schedulers = ModuleType("ray.tune"), ModuleType("ray.tune.schedulers")
+        for part in (module, tune, schedulers):
+            part.__getattr__ = self._use  # type: ignore[method-assign]
+        module.tune, tune.schedulers = tune, schedulers  # type: ignore[attr-defined]
+        schedulers.ASHAScheduler = self._use  # type: ignore[attr-defined]
+        sys.modules.update({"ray.tune": tune, "ray.tune.schedulers": schedulers})
+
+    @staticmethod
+    def _use(name: str = "", *_: Any, **__: Any) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        from mmenc_plugin.errors import MissingExtraError
+
+        raise MissingExtraError(
+            "--tool=Ray", "hyper", ImportError("ray cannot be imported; tune with hyperopt, --tool=Hyperopt")
+        )
+
+
+REPAIRS: tuple[Repair, ...] = (
+    Repair("numpy names", "recbole", "np.float, np.int, ... were removed (metrics.py:90)",
+           _lacks_numpy_names, _set_numpy_names),
+    Repair("numpy aliases", "recbole.config.configurator",
+           "Config overwrites numpy's names and reads np.float_, gone in numpy 2 (configurator.py:630)",
+           _always, _keep_numpy_names),
+    Repair("trusted checkpoints", "recbole",
+           "torch 2.6 loads weights only and refuses RecBole's checkpoints (trainer.py:583)",
+           lambda: _major("torch") >= (2, 6), _trust_checkpoints),
+    Repair("dok_matrix._update", "recbole", "scipy 1.13 removed it (lightgcn.py:111 and six more)",
+           _lacks_dok_update, _restore_dok_update),
+    Repair("lengths of lists", "recbole.data.dataset.dataset",
+           "pandas 3 gives Series.agg(len) the whole column (dataset.py:712)", _pandas3, _lengths_of_elements),
+    Repair("lengths of lists (knowledge)", "recbole.data.dataset.kg_dataset",
+           "as above (kg_dataset.py:316)", _pandas3, _lengths_of_elements),
+    Repair("lengths of lists (sequences)", "recbole.data.dataset.sequential_dataset",
+           "as above (sequential_dataset.py:166)", _pandas3, _lengths_of_elements),
+    Repair("missing values", "recbole.data.dataset.dataset",
+           "pandas 3 ignores a chained fillna(inplace=True), silently (dataset.py:501, 648)",
+           _pandas3, _fill_missing_values),
+    Repair("ray", "recbole.quick_start.quick_start",
+           "imports ray at its top for one call; ray<=2.6.3 is missing or broken on today's stack (quick_start.py:20)",
+           _always, _use_tune_adapter, _throwaway_ray),
+    Repair("processes on the CPU", "recbole.config.configurator",
+           "several processes assume nccl and a GPU each (configurator.py:476)", _always, _cpu_processes),
+    Repair("gradients between CPU processes", "recbole.trainer.trainer",
+           "gives DistributedDataParallel a GPU's number (trainer.py:79)", _always, _ddp_on_cpu),
+)  # fmt: skip

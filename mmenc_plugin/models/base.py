@@ -1,0 +1,133 @@
+"""What a model is: settings + features + interactions, and two methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from mmenc_plugin.kernels import score_topk
+from mmenc_plugin.registry import Registry
+from mmenc_plugin.settings import ModelSettings, validate
+from mmenc_plugin.types import Citation, Embeddings, Interactions, Modality, TopK, TripletBatch
+
+__all__ = ["ItemFeatures", "ModelSettings", "MultimodalRecommender", "build", "register", "registry"]
+
+
+class ItemFeatures(Protocol):
+    """The items' features as a model sees them; whether they are trained is not its business."""
+
+    modalities: tuple[Modality, ...]
+
+    def width(self, modality: Modality) -> int:
+        """D of the modality."""
+
+    def table(self, modality: Modality) -> Tensor:
+        """All items' features [I, D]."""
+
+    def rows(self, modality: Modality, items: Tensor) -> Tensor:
+        """Features [B, D] of the item rows [B]."""
+
+    def present(self, modality: Modality) -> Tensor:
+        """[I] bool: the items that have the modality."""
+
+
+class MultimodalRecommender(nn.Module):
+    """Base of all models.
+
+    A model sets `settings` and `citation`, makes its parameters in `__init__`, and implements
+    `embed` and `loss`. Prediction, ranking and the embeddings kept during an evaluation are here.
+
+    Args:
+        settings: of the model's own kind.
+        features: of the items, in the host's row order.
+        interactions: of the training part.
+    """
+
+    settings: ClassVar[type[ModelSettings]] = ModelSettings
+    citation: ClassVar[Citation]
+
+    def __init__(self, settings: ModelSettings, features: ItemFeatures, interactions: Interactions) -> None:
+        super().__init__()
+        self.features = features
+        self.n_users, self.n_items = interactions.n_users, interactions.n_items
+        self._kept: Embeddings | None = None
+
+    def embed(self) -> Embeddings:
+        """All users' and items' embeddings; the score of a pair is their product plus the item's bias."""
+        raise NotImplementedError
+
+    def loss(self, batch: TripletBatch) -> dict[str, Tensor]:
+        """The parts of the training loss, by name; each a scalar, to be summed."""
+        raise NotImplementedError
+
+    def scores(self, users: Tensor) -> Tensor:
+        """Scores [B, I] of all items for the user rows [B]."""
+        all_ = self._embeddings()
+        scores = all_.users[users] @ all_.items.T
+        return scores if all_.item_bias is None else scores + all_.item_bias
+
+    def pair_scores(self, users: Tensor, items: Tensor) -> Tensor:
+        """Scores [B] of the pairs (users[b], items[b])."""
+        all_ = self._embeddings()
+        scores = (all_.users[users] * all_.items[items]).sum(1)
+        return scores if all_.item_bias is None else scores + all_.item_bias[items]
+
+    def topk(self, users: Tensor, k: int, exclude: tuple[Tensor, Tensor] | None = None) -> TopK:
+        """The k best items [B, K] for the user rows [B]; `exclude` as in `kernels.score_topk`."""
+        all_ = self._embeddings()
+        return score_topk(all_.users[users], all_.items, k, all_.item_bias, exclude)
+
+    def _embeddings(self) -> Embeddings:
+        """The embeddings, kept from call to call while the model is being evaluated."""
+        if self.training or torch.is_grad_enabled():
+            return self.embed()
+        if self._kept is None:
+            self._kept = self.embed()
+        return self._kept
+
+    def train(self, mode: bool = True) -> MultimodalRecommender:
+        """Switch mode, as always; the embeddings kept so far are let go."""
+        self._kept = None
+        return super().train(mode)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Load parameters, as always; the embeddings kept so far are let go."""
+        self._kept = None
+        return super().load_state_dict(*args, **kwargs)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultimodalRecommender:
+        self._kept = None
+        return super()._apply(fn, recurse)
+
+
+registry: Registry[type[MultimodalRecommender]] = Registry("model", "mmenc_plugin.models", "mmenc.models")
+M = TypeVar("M", bound=type[MultimodalRecommender])
+
+
+def register(model: M) -> M:
+    """Class decorator: make a model known under its class name."""
+    registry.add(model.__name__)(model)
+    return model
+
+
+def build(
+    name: str, settings: Mapping[str, Any] | ModelSettings, features: ItemFeatures, interactions: Interactions
+) -> MultimodalRecommender:
+    """The model called `name`.
+
+    Args:
+        name: as in `mmenc list`.
+        settings: an instance of the model's settings, or a mapping with some of their keys.
+        features: of the items, in row order.
+        interactions: of the training part.
+
+    Raises:
+        UnknownNameError: no such model.
+        SettingsError: a value has the wrong type or is out of bounds.
+    """
+    model = registry.get(name)
+    made = settings if isinstance(settings, ModelSettings) else validate(model.settings, settings)
+    return model(made, features, interactions)

@@ -1,0 +1,115 @@
+"""Closed, typed settings: each option is one field with its type, default, bound and sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from mmenc_plugin.errors import SettingsError, nearest
+from mmenc_plugin.types import Modality
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, and closed to keys that no field names."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def _as_list(value: Any) -> Any:
+    """A list may be written as one name, or (on a command line) as YAML."""
+    if isinstance(value, str):
+        value = yaml.safe_load(value) if value.startswith("[") else [value]
+    return list(value) if isinstance(value, tuple) else value
+
+
+Names = Annotated[list[str], BeforeValidator(_as_list)]
+
+
+class FeatureSettings(Settings):
+    """Where the items' pictures and texts are, and which encoder turns them into features."""
+
+    encoder: str | dict[Modality, str] = Field(
+        "classic",
+        description="the encoder's URI, family:architecture/weights, or one for each modality: "
+        "{image: openclip:ViT-B-32/openai, text: sbert:all-MiniLM-L6-v2}",
+    )
+    paradigm: Literal["frozen"] = Field("frozen", description="frozen: features are computed once")
+    modalities: Annotated[list[Modality], BeforeValidator(_as_list)] = Field(
+        default=["image", "text"], min_length=1, description="which of image and text are used"
+    )
+    item_text: Names = Field(["title", "description"], description=".item columns, joined in this order")
+    item_image: str = Field("image", description=".item column with the file name below image_dir")
+    image_dir: str = Field("images", description="folder of the pictures, below the data set's or absolute")
+    missing: Literal["mean", "zeros", "error"] = Field(
+        "mean", description="what an item without the modality gets; error stops the run"
+    )
+    feature_scaling: Literal["standard", "l2", "none"] = Field(
+        "standard",
+        description="standard: mean zero and unit average variance over the items; l2: unit rows; none: raw",
+    )
+    feature_dir: str = Field("features", description="folder of the feature store")
+    encoder_batch_size: int = Field(32, ge=1, le=65536, description="items encoded at once")
+
+    def uri(self, modality: Modality) -> str:
+        """The encoder URI of one modality.
+
+        Raises:
+            SettingsError: `encoder` is a mapping without that modality.
+        """
+        if isinstance(self.encoder, str):
+            return self.encoder
+        if modality not in self.encoder:
+            raise SettingsError(
+                f"encoder names {sorted(self.encoder)} but modalities asks for '{modality}'. "
+                f"Add an encoder for '{modality}' or take it out of modalities."
+            )
+        return self.encoder[modality]
+
+
+class ModelSettings(Settings):
+    """What every model has."""
+
+    embedding_size: int = Field(64, ge=1, le=65536, description="width of user and item embeddings")
+    reg_weight: float = Field(1e-4, ge=0, description="weight of the L2 penalty on the batch's embeddings")
+
+
+def validate(kind: type[S], mapping: Mapping[str, Any]) -> S:
+    """`kind` made from the keys of `mapping` that it has; other keys are left alone.
+
+    Raises:
+        SettingsError: a value has the wrong type or is out of bounds.
+    """
+    mine = {key: value for key, value in mapping.items() if key in kind.model_fields}
+    try:
+        return kind.model_validate(mine)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_sentence(kind, e) for e in error.errors())) from None
+
+
+def check_keys(given: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Stop at keys that nothing knows.
+
+    Raises:
+        SettingsError: names each unknown key and the nearest known one.
+    """
+    names = set(known)
+    unknown = [key for key in given if key not in names]
+    if unknown:
+        raise SettingsError("; ".join(f"no setting named '{key}' ({where}).{nearest(key, names)}" for key in unknown))
+
+
+def _sentence(kind: type[Settings], error: Any) -> str:
+    path = ".".join(str(part) for part in error["loc"])
+    field = kind.model_fields.get(str(error["loc"][0])) if error["loc"] else None
+    meaning = f" ({path}: {field.description})" if field and field.description else ""
+    hint = ""
+    if error["type"] == "literal_error" and isinstance(error["input"], str):
+        options = str(error.get("ctx", {}).get("expected", "")).replace("'", "").replace(" or ", ", ").split(", ")
+        hint = nearest(error["input"], options)
+    return f"{path} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}.{hint}{meaning}"
