@@ -33,7 +33,10 @@ class Classic(Encoder):
     modalities = frozenset({"image", "text"})
     example = "classic"
     citation = Citation(
-        "Feature Hashing for Large Scale Multitask Learning", "Weinberger et al.", 2009, "https://arxiv.org/abs/0902.2206"
+        "Feature Hashing for Large Scale Multitask Learning",
+        "Weinberger et al.",
+        2009,
+        "https://arxiv.org/abs/0902.2206",
     )
 
     def __init__(self) -> None:

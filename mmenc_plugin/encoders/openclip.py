@@ -149,7 +149,9 @@ def _widths(model: Any, encoder: OpenClip) -> dict[str, int]:
 def _weights_error(rest: str, weights: str, error: Exception) -> WeightsError:
     what = " ".join(str(error).split())[:400]
     if is_local(weights) or rest.startswith("local-dir:"):
-        advice = "A checkpoint must be a state dict of that architecture, as .safetensors, or as .pt without pickled code."
+        advice = (
+            "A checkpoint must be a state dict of that architecture, as .safetensors, or as .pt without pickled code."
+        )
     else:
         advice = (
             "If this machine cannot reach the hub, download the weights elsewhere and name the file: "

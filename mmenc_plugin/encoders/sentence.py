@@ -73,8 +73,8 @@ class SentenceBert(Encoder):
         except Exception as error:  # hub, file and torch errors alike
             what = " ".join(str(error).split())[:400]
             raise WeightsError(
-                f"the model of 'sbert:{rest}' was not loaded: {what}. If this machine cannot reach the hub, save the model "
-                "elsewhere with SentenceTransformer(...).save(folder) and name the folder: sbert:/path/to/folder"
+                f"the model of 'sbert:{rest}' was not loaded: {what}. If this machine cannot reach the hub, save "
+                "the model elsewhere with SentenceTransformer(...).save(folder) and name the folder: sbert:/path/to/folder"
             ) from error
         return cls(model, rest)
 
@@ -100,5 +100,7 @@ def _sentence_transformers() -> Any:
 
 
 def _width(model: Any) -> int:
-    name = "get_embedding_dimension" if hasattr(model, "get_embedding_dimension") else "get_sentence_embedding_dimension"
+    name = (
+        "get_embedding_dimension" if hasattr(model, "get_embedding_dimension") else "get_sentence_embedding_dimension"
+    )
     return int(getattr(model, name)())

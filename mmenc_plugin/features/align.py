@@ -58,8 +58,8 @@ def align(
     unknown = [token for token in tokens if token not in row_of]
     if unknown:
         raise DataError(
-            f"{len(unknown)} of {len(tokens)} items of the interactions have no row in the item file ({some(unknown)}). "
-            "Add a row for each; leave its cells empty where nothing is known."
+            f"{len(unknown)} of {len(tokens)} items of the interactions have no row in the item file "
+            f"({some(unknown)}). Add a row for each; leave its cells empty where nothing is known."
         )
     rows = torch.tensor([row_of[token] for token in tokens], dtype=torch.int64)
     values, present = block.values[rows], block.present[rows]

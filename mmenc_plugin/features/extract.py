@@ -108,7 +108,9 @@ def _fill(store: Path, recipe: Recipe, items: ItemTable, encode: _EncodeRows, sh
     if not any(part[0]["present"].any() for part in merged):
         reasons = Counter(reason for _, rejected in merged for reason in rejected.values()).most_common(1)
         shutil.rmtree(shards)
-        raise DataError(f"not one of {len(items)} items has a usable {recipe.modality} ({reasons[0][0] if reasons else 'none'}).")
+        raise DataError(
+            f"not one of {len(items)} items has a usable {recipe.modality} ({reasons[0][0] if reasons else 'none'})."
+        )
     tensors = {name: torch.cat([part[0][name] for part in merged]) for name in ("values", "present")}
     rejected = {items.ids[int(row)]: reason for part in merged for row, reason in part[1].items()}
     write_block(store, recipe, items.ids, tensors, rejected)
@@ -171,7 +173,9 @@ def _encode_batch(
             rejected[row] = str(error)
     if not good:
         return [], []
-    values = encoder.embed_images(pictures) if modality == "image" else encoder.embed_texts([items.texts[r] for r in good])
+    values = (
+        encoder.embed_images(pictures) if modality == "image" else encoder.embed_texts([items.texts[r] for r in good])
+    )
     finite = values.isfinite().all(1)
     for position in (~finite).nonzero().flatten().tolist():
         rejected[good[position]] = "the encoder gave a value that is not finite"

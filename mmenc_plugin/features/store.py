@@ -1,9 +1,9 @@
 """The feature store: a folder a block, written whole or not at all, opened by memory map.
 
-    <store>/<key>/values.safetensors   values [N, D], present [N]
-                  ids.json             ids [N]
-                  rejected.json        {id: why it has no features}
-                  manifest.json        the recipe, and size and sha256 of the other files
+<store>/<key>/values.safetensors   values [N, D], present [N]
+              ids.json             ids [N]
+              rejected.json        {id: why it has no features}
+              manifest.json        the recipe, and size and sha256 of the other files
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class FeatureBlock:
     folder: Path
 
 
-def write_block(store: Path, recipe: Recipe, ids: list[str], tensors: dict[str, Tensor], rejected: dict[str, str]) -> None:
+def write_block(
+    store: Path, recipe: Recipe, ids: list[str], tensors: dict[str, Tensor], rejected: dict[str, str]
+) -> None:
     """Write a block under its recipe's key; it appears there only when it is complete.
 
     Args:
@@ -69,7 +71,8 @@ def write_block(store: Path, recipe: Recipe, ids: list[str], tensors: dict[str, 
     write_atomically(part / IDS, _json(ids))
     write_atomically(part / REJECTED, _json(rejected))
     files = {
-        name: {"bytes": (part / name).stat().st_size, "sha256": file_digest(part / name)} for name in (VALUES, IDS, REJECTED)
+        name: {"bytes": (part / name).stat().st_size, "sha256": file_digest(part / name)}
+        for name in (VALUES, IDS, REJECTED)
     }
     write_atomically(part / MANIFEST, _json({"recipe": recipe.as_dict(), "files": files}))
     with writing(store):
@@ -94,7 +97,9 @@ def open_block(folder: Path) -> FeatureBlock:
         raise _broken(folder, f"{VALUES} is not a safetensors file ({error}); pickles are refused") from None
     ids: list[str] = _load_json(folder / IDS)
     if not len(ids) == len(values) == len(present) == manifest["recipe"].get("n_items"):
-        raise _broken(folder, f"{len(ids)} ids, {len(values)} rows of values and {len(present)} marks do not go together")
+        raise _broken(
+            folder, f"{len(ids)} ids, {len(values)} rows of values and {len(present)} marks do not go together"
+        )
     return FeatureBlock(ids, values, present, _load_json(folder / REJECTED), manifest["recipe"], folder)
 
 
@@ -121,4 +126,6 @@ def _json(value: Any) -> bytes:
 
 
 def _broken(folder: Path, what: str) -> StoreError:
-    return StoreError(f"the features in {folder} are damaged: {what}. Delete that folder and run again to make them anew.")
+    return StoreError(
+        f"the features in {folder} are damaged: {what}. Delete that folder and run again to make them anew."
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +100,7 @@ class MultimodalRecommender(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultimodalRecommender:
         self._kept = None
-        return super()._apply(fn, recurse)
+        return cast(MultimodalRecommender, super()._apply(fn, recurse))  # type: ignore[no-untyped-call]
 
 
 registry: Registry[type[MultimodalRecommender]] = Registry("model", "mmenc_plugin.models", "mmenc.models")

@@ -26,7 +26,7 @@ _PLAIN = {
     "torch.serialization": {"_get_layout"},
     "numpy": {"ndarray", "dtype", "bool_"},
     "recbole.utils.enum_type": {
-        "ModelType", "InputType", "EvaluatorType", "FeatureType", "FeatureSource", "DataLoaderType", "KGDataLoaderState",
+        "ModelType", "InputType", "EvaluatorType", "FeatureType", "FeatureSource", "KGDataLoaderState",
     },
 }  # fmt: skip
 _INERT = ("recbole.model.", "mmenc_plugin.hosts.recbole.adapter", "yaml.")
@@ -100,7 +100,7 @@ def load(f: Any, *args: Any, loader: Callable[..., Any] | None = None, **kwargs:
     """
     import torch
 
-    state = (loader or torch.load)(f, *args, weights_only=False, pickle_module=_PICKLE, **kwargs)
+    state = (loader or torch.load)(f, *args, **{**kwargs, "weights_only": False, "pickle_module": _PICKLE})
     if isinstance(state, dict) and hasattr(state.get("config"), "final_config_dict"):
         _complete(state["config"])
     return state

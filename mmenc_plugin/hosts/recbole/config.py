@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -49,6 +50,7 @@ class HostSettings(Settings):
 
 def patch(config_class: Any) -> None:
     """Wrap the three steps of RecBole's Config that know the model, its defaults and the whole."""
+    config_class._load_config_files = _with_bundled_files(config_class._load_config_files)
     _wrap(config_class, "_get_model_and_dataset", before=_check_model_name)
     _wrap(config_class, "_update_internal_config_dict", after=_add_our_defaults)
     _wrap(config_class, "_set_default_parameters", before=_find_bundled_data, after=_check)
@@ -87,7 +89,9 @@ def _pick(config: Mapping[str, Any], kind: type[Settings]) -> dict[str, Any]:
     return {key: config[key] for key in kind.model_fields if key in config}
 
 
-def _wrap(cls: Any, name: str, before: Callable[..., None] | None = None, after: Callable[..., None] | None = None) -> None:
+def _wrap(
+    cls: Any, name: str, before: Callable[..., None] | None = None, after: Callable[..., None] | None = None
+) -> None:
     original = getattr(cls, name)
 
     @functools.wraps(original)
@@ -102,13 +106,33 @@ def _wrap(cls: Any, name: str, before: Callable[..., None] | None = None, after:
     setattr(cls, name, wrapped)
 
 
+def _with_bundled_files(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A config file that does not lie here is looked for among those that travel with the package."""
+
+    @functools.wraps(original)
+    def _load_config_files(self: Any, files: Any) -> Any:
+        bundled = resource_dir("yaml_configs")
+        return original(
+            self, [f if Path(f).is_file() or not (bundled / f).is_file() else bundled / f for f in files or ()]
+        )
+
+    return _load_config_files
+
+
 def _check_model_name(config: Any, model: Any = None, dataset: Any = None) -> None:
     """RecBole answers an unknown name with a missing lightgbm (it looks there last)."""
     name = model or config.external_config_dict.get("model")
-    if isinstance(name, str) and not is_ours(name):
-        known = recbole_model_names()
-        if name.lower() not in (k.lower() for k in known):
-            raise unknown_name("model", name, sorted({*known, *models.registry.names()}))
+    if not isinstance(name, str) or is_ours(name) or name in recbole_model_names():
+        return
+    known = [*recbole_model_names(), *models.registry.names()]
+    if name.lower() in (k.lower() for k in known) or not _importable(name):
+        raise unknown_name("model", name, sorted(known))
+
+
+def _importable(name: str) -> bool:
+    """Whether RecBole finds a module for the name before it comes to those that need lightgbm."""
+    kinds = ("general", "context_aware", "sequential", "knowledge_aware")
+    return any(importlib.util.find_spec(f"recbole.model.{kind}_recommender.{name.lower()}") for kind in kinds)
 
 
 @functools.cache
@@ -116,10 +140,8 @@ def recbole_model_names() -> tuple[str, ...]:
     """RecBole's own models, by their default settings' file names."""
     import recbole
 
-    folder = Path(recbole.__file__).parent
-    files = {p.stem for p in (folder / "properties" / "model").glob("*.yaml")}
-    modules = {p.stem for p in folder.glob("model/*_recommender/*.py") if not p.stem.startswith("_")}
-    return tuple(sorted(files | (modules - {f.lower() for f in files})))
+    folder = Path(recbole.__file__).parent / "properties" / "model"
+    return tuple(sorted(path.stem for path in folder.glob("*.yaml")))
 
 
 def _add_our_defaults(config: Any, file: str) -> None:
@@ -128,7 +150,9 @@ def _add_our_defaults(config: Any, file: str) -> None:
         return
     defaults = config.internal_config_dict
     for kind in (FeatureSettings, models.registry.get(config.model).settings):
-        defaults.update({name: field.get_default(call_default_factory=True) for name, field in kind.model_fields.items()})
+        defaults.update(
+            {name: field.get_default(call_default_factory=True) for name, field in kind.model_fields.items()}
+        )
     for folder, name in (("model", config.model), ("dataset", config.dataset)):
         defaults.update(_own_yaml(folder, name))
 

@@ -12,6 +12,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -103,7 +104,7 @@ def _resolver(module: ModuleType, suffix: str) -> Callable[[str], Any]:
             if suffix == "Trainer":
                 from mmenc_plugin.hosts.recbole.trainer import MultimodalTrainer as Found
             else:
-                from mmenc_plugin.hosts.recbole.dataset import MultimodalDataset as Found  # type: ignore[assignment]
+                from mmenc_plugin.hosts.recbole.dataset import MultimodalDataset as Found
             return Found
         raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
 
@@ -118,7 +119,7 @@ def _our_model(lowercased: str) -> str | None:
     return next((name for name in models.registry.names() if name.lower() == lowercased), None)
 
 
-class _ModelLoader:
+class _ModelLoader(Loader):
     """Loads a module that holds one class: RecBole's face of one of our models."""
 
     def __init__(self, model: str) -> None:
@@ -162,6 +163,8 @@ def _no_recursion() -> Iterator[None]:
 def _imported_by(script: str) -> bool:
     """Whether the import under way was written in a file called `script`."""
     frame = sys._getframe(1)
-    while frame and ("importlib" in frame.f_code.co_filename or frame.f_globals.get("__name__", "").startswith("mmenc_plugin.")):
+    while frame and (
+        "importlib" in frame.f_code.co_filename or frame.f_globals.get("__name__", "").startswith("mmenc_plugin.")
+    ):
         frame = frame.f_back  # type: ignore[assignment]
     return bool(frame) and frame.f_code.co_filename.replace("\\", "/").rsplit("/", 1)[-1] == script

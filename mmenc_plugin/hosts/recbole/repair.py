@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from importlib.abc import Loader
 from types import ModuleType
 from typing import Any
 
@@ -249,7 +250,7 @@ def ray_works() -> bool:
     return True
 
 
-class RayStubLoader:
+class RayStubLoader(Loader):
     """Loads a `ray` that can be imported, and says how to get the real one when it is used."""
 
     def create_module(self, spec: Any) -> None:

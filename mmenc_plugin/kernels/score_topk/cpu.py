@@ -10,7 +10,9 @@ from mmenc_plugin.types import TopK
 BLOCK = 8192  # items
 
 
-def score_topk(users: Tensor, items: Tensor, k: int, bias: Tensor | None, exclude: tuple[Tensor, Tensor] | None) -> TopK:
+def score_topk(
+    users: Tensor, items: Tensor, k: int, bias: Tensor | None, exclude: tuple[Tensor, Tensor] | None
+) -> TopK:
     """See `mmenc_plugin.kernels.score_topk`; equal to the reference, ties included."""
     best = users.new_full((len(users), 0), -torch.inf)
     ids = torch.zeros(len(users), 0, dtype=torch.int64, device=users.device)

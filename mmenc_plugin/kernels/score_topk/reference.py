@@ -8,7 +8,9 @@ from torch import Tensor
 from mmenc_plugin.types import TopK
 
 
-def score_topk(users: Tensor, items: Tensor, k: int, bias: Tensor | None, exclude: tuple[Tensor, Tensor] | None) -> TopK:
+def score_topk(
+    users: Tensor, items: Tensor, k: int, bias: Tensor | None, exclude: tuple[Tensor, Tensor] | None
+) -> TopK:
     """See `mmenc_plugin.kernels.score_topk`; ties go to the smaller item row."""
     scores = users @ items.T
     if bias is not None:

@@ -18,8 +18,8 @@ class ModalityProjection(nn.Module):
     def __init__(self, features: ItemFeatures, width: int) -> None:
         super().__init__()
         self.matrices = nn.ModuleDict({m: nn.Linear(features.width(m), width, bias=False) for m in features.modalities})
-        for matrix in self.matrices.values():
-            nn.init.xavier_normal_(matrix.weight)
+        for weight in self.matrices.parameters():
+            nn.init.xavier_normal_(weight)
 
     def forward(self, features: ItemFeatures, items: Tensor | None = None) -> Tensor:
         """[B, D] of the item rows [B], or [I, D] of all items."""

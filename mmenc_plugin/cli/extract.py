@@ -1,0 +1,41 @@
+"""mmenc extract: features ahead of a run."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from mmenc_plugin.cli._host_arguments import OVERRIDES, add_host_arguments, launch_of
+
+HELP = "encode the items' pictures and texts ahead of a run"
+DESCRIPTION = f"""\
+Encode the items of a data set and keep the features in the store, where runs with the same settings find them.
+It can be stopped at any time, even killed: the same command goes on where it was and ends with the same bytes.
+
+{OVERRIDES}"""
+EXAMPLES = """\
+examples:
+  mmenc extract --dataset=demo
+  mmenc extract -d baby --data_path=dataset --encoder=openclip:ViT-B-32/laion2b_s34b_b79k --modalities=image
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    add_host_arguments(parser, model="VBPR")
+
+
+def main(args: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Extract, and print a line a block."""
+    from mmenc_plugin.hosts.recbole.features import blocks_of, items_of
+    from mmenc_plugin.hosts.recbole.run import make_config
+
+    config = make_config(launch_of(args, rest))
+    for modality, block in blocks_of(config, items_of(config)).items():
+        present, width = int(block.present.sum()), block.values.shape[1]
+        print(f"{modality}: {present} of {len(block.ids)} items, width {width}, {block.folder}")
+        for item, reason in list(block.rejected.items())[:10]:
+            print(f"  without features: {item}: {reason}")
+        if len(block.rejected) > 10:
+            print(f"  ... and {len(block.rejected) - 10} more in {block.folder / 'rejected.json'}")
+    return 0

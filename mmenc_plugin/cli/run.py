@@ -1,0 +1,42 @@
+"""mmenc run: train and test a model in RecBole."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from mmenc_plugin.cli._host_arguments import OVERRIDES, add_host_arguments, add_process_arguments, launch_of
+
+HELP = "train and test a model in RecBole"
+DESCRIPTION = f"""\
+Train a model, select on validation, test once, and print the result: RecBole's run_recbole.py with the same
+arguments. The encoder's features are extracted first, unless the store has them.
+
+{OVERRIDES}"""
+EXAMPLES = """\
+examples:
+  mmenc run --model=VBPR --dataset=demo --baselines=BPR
+  mmenc run -m VBPR -d baby --data_path=dataset --encoder=openclip:ViT-B-32/laion2b_s34b_b79k --learning_rate=0.002
+  mmenc run -m VBPR -d baby --config_files="my.yaml" --nproc=2
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    add_host_arguments(parser, model="VBPR")
+    parser.add_argument(
+        "--baselines", default="", metavar="A,B", help="more models, run with the same settings, for the result table"
+    )
+    add_process_arguments(parser)
+
+
+def main(args: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Run it and print the table."""
+    from mmenc_plugin.hosts.recbole.run import make_config, result_table, run_with_baselines
+
+    launch = launch_of(args, rest)
+    config = make_config(launch)
+    baselines = [name for name in args.baselines.split(",") if name]
+    results = run_with_baselines(launch, baselines)
+    print("\n" + result_table(results, f"{args.dataset}, test set, full ranking, seed {config['seed']}"))
+    return 0
