@@ -74,7 +74,7 @@ class SentenceBert(Encoder):
             what = " ".join(str(error).split())[:400]
             raise WeightsError(
                 f"the model of 'sbert:{rest}' was not loaded: {what}. If this machine cannot reach the hub, save "
-                "the model elsewhere with SentenceTransformer(...).save(folder) and name the folder: sbert:/path/to/folder"
+                "the model elsewhere with SentenceTransformer(...).save(folder) and name it: sbert:/path/to/folder"
             ) from error
         return cls(model, rest)
 
