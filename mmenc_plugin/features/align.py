@@ -44,8 +44,9 @@ def align(
             or an error.
         padding_row: whether the host has a row 0 that is no item (RecBole has); it gets zeros.
         scaling: "standard" subtracts the mean over the host's items and divides by the root of their
-            mean squared norm over D, one number for all columns, so that angles between centred
-            rows stay; "l2" gives unit rows; "none" leaves the values.
+            mean squared norm, one number for the whole table, so that the centred rows keep their
+            angles and have unit length on average, whatever D is; "l2" gives unit rows; "none"
+            leaves the values.
 
     Returns:
         [I, D] values and [I] marks, I = len(tokens) + padding_row.
@@ -82,7 +83,7 @@ def _scale(values: Tensor, present: Tensor, scaling: str) -> Tensor:
         return nn.functional.normalize(values, dim=1)
     if scaling == "standard" and present.any():
         centred = values - values[present].mean(0)
-        return centred / centred[present].square().mean().sqrt().clamp(min=1e-12)
+        return centred / centred[present].square().sum(1).mean().sqrt().clamp(min=1e-12)
     return values
 
 

@@ -178,7 +178,7 @@ def _check(config: Any) -> None:
     known = _host_keys(config) | plugin_keys(config.model)
     check_keys(config.file_config_dict, known, "in a config file")
     check_keys(config.variable_config_dict, known, "in config_dict")
-    check_keys(config.cmd_config_dict, known, "on the command line")
+    check_keys(config.cmd_config_dict, known, "on the command line, which RecBole reads in every program")
     settings, features = model_settings(final, config.model), feature_settings(final)
     final.update(settings.model_dump(), **features.model_dump())
     modes = final["eval_args"]["mode"].values()

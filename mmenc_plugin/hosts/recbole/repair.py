@@ -48,10 +48,15 @@ def active(module: str) -> list[Repair]:
     return [r for r in REPAIRS if r.module == module and r.needed()]
 
 
-def _major(package: str) -> tuple[int, ...]:
-    from importlib.metadata import version
+def _since(package: str, *release: int) -> Callable[[], bool]:
+    """A guard: whether the installed package is of that release or a newer one."""
 
-    return tuple(int(part) for part in version(package).split(".")[:2])
+    def needed() -> bool:
+        from importlib.metadata import version
+
+        return tuple(int(part) for part in version(package).split(".")[: len(release)]) >= release
+
+    return needed
 
 
 def _always() -> bool:
@@ -59,12 +64,6 @@ def _always() -> bool:
 
 
 # numpy ------------------------------------------------------------------------------------------
-
-
-def _lacks_numpy_names() -> bool:
-    import numpy as np
-
-    return any(old not in np.__dict__ for old in _OLD_NUMPY_NAMES)
 
 
 def _set_numpy_names(_: ModuleType) -> None:
@@ -139,12 +138,6 @@ def _ddp_on_cpu(module: Any) -> None:
 # scipy ------------------------------------------------------------------------------------------
 
 
-def _lacks_dok_update() -> bool:
-    from scipy.sparse import dok_matrix
-
-    return not hasattr(dok_matrix, "_update")
-
-
 def _restore_dok_update(_: ModuleType) -> None:
     from scipy.sparse import dok_matrix
 
@@ -152,10 +145,6 @@ def _restore_dok_update(_: ModuleType) -> None:
 
 
 # pandas -----------------------------------------------------------------------------------------
-
-
-def _pandas3() -> bool:
-    return _major("pandas") >= (3,)
 
 
 def _lengths_of_elements(module: Any) -> None:
@@ -278,24 +267,24 @@ class RayStubLoader(Loader):
 
 REPAIRS: tuple[Repair, ...] = (
     Repair("numpy names", "recbole", "np.float, np.int, ... were removed (metrics.py:90)",
-           _lacks_numpy_names, _set_numpy_names),
+           _since("numpy", 1, 24), _set_numpy_names),
     Repair("numpy aliases", "recbole.config.configurator",
            "Config overwrites numpy's names and reads np.float_, gone in numpy 2 (configurator.py:630)",
            _always, _keep_numpy_names),
     Repair("trusted checkpoints", "recbole",
            "torch 2.6 loads weights only and refuses RecBole's checkpoints (trainer.py:583)",
-           lambda: _major("torch") >= (2, 6), _trust_checkpoints),
+           _since("torch", 2, 6), _trust_checkpoints),
     Repair("dok_matrix._update", "recbole", "scipy 1.13 removed it (lightgcn.py:111 and six more)",
-           _lacks_dok_update, _restore_dok_update),
+           _since("scipy", 1, 13), _restore_dok_update),
     Repair("lengths of lists", "recbole.data.dataset.dataset",
-           "pandas 3 gives Series.agg(len) the whole column (dataset.py:712)", _pandas3, _lengths_of_elements),
+           "pandas 3 gives agg(len) the whole column (dataset.py:712)", _since("pandas", 3), _lengths_of_elements),
     Repair("lengths of lists (knowledge)", "recbole.data.dataset.kg_dataset",
-           "as above (kg_dataset.py:316)", _pandas3, _lengths_of_elements),
+           "as above (kg_dataset.py:316)", _since("pandas", 3), _lengths_of_elements),
     Repair("lengths of lists (sequences)", "recbole.data.dataset.sequential_dataset",
-           "as above (sequential_dataset.py:166)", _pandas3, _lengths_of_elements),
+           "as above (sequential_dataset.py:166)", _since("pandas", 3), _lengths_of_elements),
     Repair("missing values", "recbole.data.dataset.dataset",
            "pandas 3 ignores a chained fillna(inplace=True), silently (dataset.py:501, 648)",
-           _pandas3, _fill_missing_values),
+           _since("pandas", 3), _fill_missing_values),
     Repair("ray", "recbole.quick_start.quick_start",
            "imports ray at its top for one call; ray<=2.6.3 is missing or broken on today's stack (quick_start.py:20)",
            _always, _use_tune_adapter, _throwaway_ray),

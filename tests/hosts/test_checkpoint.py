@@ -1,0 +1,89 @@
+"""What a checkpoint may hold, and what it may not."""
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+
+from mmenc_plugin.errors import CheckpointError
+from mmenc_plugin.hosts.recbole import checkpoint
+
+
+class Malicious:
+    def __init__(self, how):
+        self.how = how
+
+    def __reduce__(self):
+        return self.how
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_code_in_a_checkpoint_is_refused_and_does_not_run(tmp_path, legacy, protocol):
+    marker = tmp_path / "ran"
+    bad = {"state_dict": Malicious((os.system, (f"touch {marker}",)))}
+    torch.save(bad, tmp_path / "bad.pth", pickle_protocol=protocol, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(CheckpointError, match=r"system.*could run code"):
+        checkpoint.load(tmp_path / "bad.pth")
+    assert not marker.exists()
+
+
+def test_a_bare_pickle_that_runs_code_is_refused(tmp_path):
+    marker = tmp_path / "ran"
+    (tmp_path / "bad.pth").write_bytes(pickle.dumps(Malicious((os.system, (f"touch {marker}",)))))
+    with pytest.raises(CheckpointError):
+        checkpoint.load(tmp_path / "bad.pth")
+    assert not marker.exists()
+
+
+def test_a_config_is_rebuilt_without_its_constructor_which_evaluates_strings(tmp_path):
+    from recbole.config import Config
+
+    marker = tmp_path / "ran"
+    code = {"x": f"__import__('pathlib').Path({str(marker)!r}).touch()"}
+    bad = {"config": Malicious((Config, ("BPR", "ml-100k", None, code)))}
+    torch.save(bad, tmp_path / "bad.pth", pickle_protocol=4)
+    with pytest.raises(TypeError):
+        checkpoint.load(tmp_path / "bad.pth")
+    assert not marker.exists()
+
+
+def test_a_model_class_cannot_be_called_while_loading(tmp_path):
+    from recbole.model.general_recommender import BPR
+
+    torch.save({"x": Malicious((BPR, ()))}, tmp_path / "bad.pth", pickle_protocol=4)
+    with pytest.raises(TypeError):
+        checkpoint.load(tmp_path / "bad.pth")
+
+
+def test_what_recbole_saves_comes_back_whole(tmp_path):
+    from recbole.config import Config
+
+    config = Config("BPR", "ml-100k", config_dict={"learning_rate": 0.5})
+    saved = {
+        "config": config,
+        "best_valid_score": np.float64(0.25),
+        "state_dict": {"w": torch.arange(6.0).view(2, 3).half()},
+        "other_parameter": {"w": scipy.sparse.csr_matrix(np.eye(3)), "ids": np.arange(3)},
+        "optimizer": {"state": {0: {"step": torch.tensor(1.0)}}},
+    }
+    torch.save(saved, tmp_path / "good.pth", pickle_protocol=4)
+    loaded = checkpoint.load(tmp_path / "good.pth")
+    assert loaded["config"].final_config_dict == config.final_config_dict
+    assert loaded["config"].model_class is config.model_class
+    assert loaded["config"].yaml_loader is config.yaml_loader
+    assert loaded["best_valid_score"] == 0.25
+    assert torch.equal(loaded["state_dict"]["w"], saved["state_dict"]["w"])
+    assert (loaded["other_parameter"]["w"] != saved["other_parameter"]["w"]).nnz == 0
+    assert loaded["other_parameter"]["ids"].tolist() == [0, 1, 2]
+
+
+def test_a_loaded_checkpoint_can_be_saved_and_loaded_again(tmp_path):
+    from recbole.config import Config
+
+    torch.save({"config": Config("VBPR", "demo")}, tmp_path / "a.pth", pickle_protocol=4)
+    torch.save(checkpoint.load(tmp_path / "a.pth"), tmp_path / "b.pth", pickle_protocol=4)
+    assert checkpoint.load(tmp_path / "b.pth")["config"]["model"] == "VBPR"
