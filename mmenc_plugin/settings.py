@@ -51,7 +51,7 @@ class FeatureSettings(Settings):
     )
     feature_scaling: Literal["standard", "l2", "none"] = Field(
         "standard",
-        description="standard: rows of mean zero and of unit length on average; l2: every row of unit length; none: raw",
+        description="standard: rows of mean zero, of unit length on average; l2: every row of unit length; none: raw",
     )
     feature_dir: str = Field("features", description="folder of the feature store")
     encoder_batch_size: int = Field(32, ge=1, le=65536, description="items encoded at once")

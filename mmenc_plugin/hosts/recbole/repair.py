@@ -63,6 +63,16 @@ def _always() -> bool:
     return True
 
 
+# warnings ---------------------------------------------------------------------------------------
+
+
+def _silence_warnings(_: ModuleType) -> None:
+    """What these modules warn of is their own code; `recbole.data.utils`, which warns users, is not among them."""
+    import warnings
+
+    warnings.filterwarnings("ignore", module=r"recbole\.(model|trainer|evaluator|data\.(dataset|dataloader|interaction))|thop")
+
+
 # numpy ------------------------------------------------------------------------------------------
 
 
@@ -133,6 +143,31 @@ def _ddp_on_cpu(module: Any) -> None:
         return original(model, device_ids=None if on_cpu else device_ids, **kwargs)
 
     module.DistributedDataParallel = wrap
+
+
+def _one_checkpoint(module: Any) -> None:
+    """All processes load the file that the first one writes, once it is written.
+
+    RecBole names the file by the second in each process, and lets the others read it at any time.
+    """
+    import torch.distributed as dist
+
+    trainer = module.Trainer
+    init, save = trainer.__init__, trainer._save_checkpoint
+
+    def __init__(self: Any, config: Any, model: Any) -> None:  # noqa: N807
+        init(self, config, model)
+        if not config["single_spec"]:
+            name = [self.saved_model_file]
+            dist.broadcast_object_list(name, src=0)
+            self.saved_model_file = name[0]
+
+    def _save_checkpoint(self: Any, *args: Any, **kwargs: Any) -> None:
+        save(self, *args, **kwargs)
+        if not self.config["single_spec"]:
+            dist.barrier()
+
+    trainer.__init__, trainer._save_checkpoint = __init__, _save_checkpoint
 
 
 # scipy ------------------------------------------------------------------------------------------
@@ -217,8 +252,8 @@ class _Tune:
 
     @staticmethod
     def report(**metrics: Any) -> None:
-        ray = sys.modules.get("ray")
-        if ray is not None and getattr(ray, "is_initialized", bool)():
+        is_initialized = vars(sys.modules.get("ray", sys)).get("is_initialized")
+        if is_initialized and is_initialized():
             importlib.import_module("ray.tune").report(metrics)
 
 
@@ -292,4 +327,8 @@ REPAIRS: tuple[Repair, ...] = (
            "several processes assume nccl and a GPU each (configurator.py:476)", _always, _cpu_processes),
     Repair("gradients between CPU processes", "recbole.trainer.trainer",
            "gives DistributedDataParallel a GPU's number (trainer.py:79)", _always, _ddp_on_cpu),
+    Repair("one checkpoint of several processes", "recbole.trainer.trainer",
+           "each names its own and reads it while it is written (trainer.py:133, 583)", _always, _one_checkpoint),
+    Repair("warnings", "recbole", "the repaired places, and others, warn of what a user cannot mend",
+           _always, _silence_warnings),
 )  # fmt: skip

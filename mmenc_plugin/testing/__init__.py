@@ -1,0 +1,12 @@
+"""Contracts: the tests that every encoder and every model passes, for authors of plugins to inherit.
+
+Needs pytest: pip install 'mmenc-plugin[test]'.
+"""
+
+import pytest
+
+pytest.register_assert_rewrite("mmenc_plugin.testing.contracts")  # must come before the import
+
+from mmenc_plugin.testing.contracts import Checkerboard, EncoderContract, ModelContract, checkerboard  # noqa: E402
+
+__all__ = ["Checkerboard", "EncoderContract", "ModelContract", "checkerboard"]
