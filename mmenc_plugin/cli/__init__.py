@@ -16,7 +16,7 @@ from mmenc_plugin.errors import MmencError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; returns the exit status: 0 done, 1 something failed, 2 asked wrongly."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    argv = sys.argv[1:] if argv is None else argv
     commands = _commands()
     parser = _parser(commands)
     args, rest = parser.parse_known_args(argv)

@@ -7,6 +7,7 @@ import pytest
 
 pytest.register_assert_rewrite("mmenc_plugin.testing.contracts")  # must come before the import
 
-from mmenc_plugin.testing.contracts import Checkerboard, EncoderContract, ModelContract, checkerboard  # noqa: E402
+from mmenc_plugin.testing.contracts import EncoderContract, ModelContract  # noqa: E402
+from mmenc_plugin.testing.samples import Checkerboard, checkerboard  # noqa: E402
 
 __all__ = ["Checkerboard", "EncoderContract", "ModelContract", "checkerboard"]

@@ -70,7 +70,9 @@ def _silence_warnings(_: ModuleType) -> None:
     """What these modules warn of is their own code; `recbole.data.utils`, which warns users, is not among them."""
     import warnings
 
-    warnings.filterwarnings("ignore", module=r"recbole\.(model|trainer|evaluator|data\.(dataset|dataloader|interaction))|thop")
+    warnings.filterwarnings(
+        "ignore", module=r"recbole\.(model|trainer|evaluator|data\.(dataset|dataloader|interaction))|thop"
+    )
 
 
 # numpy ------------------------------------------------------------------------------------------

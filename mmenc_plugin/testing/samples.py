@@ -1,0 +1,163 @@
+"""What the contracts are run on: pictures and texts of every kind, and a data set with an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from mmenc_plugin.encoders import Encoder
+from mmenc_plugin.features import AlignedFeatures, FrozenFeatures
+from mmenc_plugin.models import MultimodalRecommender
+from mmenc_plugin.types import MODALITIES, Interactions, Modality, TripletBatch
+
+# The modes of files that `open_image` lets through.
+PICTURE_MODES = ("RGB", "RGBA", "L", "LA", "P", "PA", "1", "I;16", "I", "F", "YCbCr")
+TEXTS = ("a red shoe", "blue", "word " * 200 + "end", "Überzug für ein Sofa, 日本語", "It's 50% off!\nTwo lines.", " ")
+
+
+def picture(seed: int, size: tuple[int, int] = (40, 30), mode: str = "RGB") -> Image.Image:
+    """Noise over a colour, in any of `PICTURE_MODES`."""
+    rng = np.random.default_rng(seed)
+    noise = rng.integers(0, 60, (size[1], size[0], 3)) + rng.integers(0, 190, 3)
+    picture = Image.fromarray(noise.astype(np.uint8))
+    if mode == "I;16":
+        return Image.fromarray(noise[..., 0].astype(np.uint16) * 256)
+    if mode in ("LA", "RGBA"):
+        picture.putalpha(Image.fromarray(noise[..., 1].astype(np.uint8)))
+    return picture.convert("L").convert(mode) if mode in ("I", "F") else picture.convert(mode)
+
+
+def picture_file(folder: Path, seed: int, mode: str) -> Path:
+    """A picture in a file that keeps its mode."""
+    path = folder / f"{seed}.{'tiff' if mode in ('PA', 'I', 'F', 'YCbCr') else 'png'}"
+    picture(seed, mode=mode).save(path)
+    with Image.open(path) as kept:
+        assert kept.mode == mode
+    return path
+
+
+def inputs_of(modality: Modality) -> list[Any]:
+    """Items of a modality that have different sizes, or lengths."""
+    if modality == "text":
+        return list(TEXTS)
+    return [picture(seed, size) for seed, size in enumerate([(40, 30), (9, 200), (64, 64), (333, 17), (8, 8)])]
+
+
+@dataclass(frozen=True)
+class Checkerboard:
+    """A tiny data set with an answer: even users take even items, odd users odd ones.
+
+    Row 0 of users and items is padding, as RecBole has it. The features of each modality say whether
+    an item is even, beside noise; one item has no picture.
+
+    Attributes:
+        features: of the items.
+        interactions: of the training part.
+        seen: [U, I] bool, the training pairs.
+        held_out: [U, I] bool, the pairs to be found.
+    """
+
+    features: FrozenFeatures
+    interactions: Interactions
+    seen: Tensor
+    held_out: Tensor
+
+    @property
+    def excluded(self) -> tuple[Tensor, Tensor]:
+        """Training pairs and the padding item, as `topk` takes them."""
+        out = self.seen.clone()
+        out[:, 0] = True
+        return torch.cat([torch.zeros(1, dtype=torch.int64), out.sum(1).cumsum(0)]), out.nonzero()[:, 1]
+
+    def with_other(self, modality: Modality) -> Checkerboard:
+        """The same with every item's features of one modality turned round."""
+        tables = {
+            m: AlignedFeatures(self.features.table(m) * (-1 if m == modality else 1), self.features.present(m))
+            for m in self.features.modalities
+        }
+        return replace(self, features=FrozenFeatures(tables))
+
+    def batch(self, generator: torch.Generator) -> TripletBatch:
+        """Every training pair, each with an item that its user did not take."""
+        weights = (~self.seen).double()
+        weights[:, 0] = 0
+        users = self.interactions.users
+        negatives = torch.multinomial(weights[users], 1, generator=generator).squeeze(1)
+        return TripletBatch(users, self.interactions.items, negatives)
+
+
+def checkerboard(modalities: Sequence[Modality] = MODALITIES, n: int = 24, taken: int = 6) -> Checkerboard:
+    """Make a checkerboard.
+
+    Args:
+        modalities: which the items have.
+        n: users, and items, beside the padding rows; even.
+        taken: items that each user took, of the n / 2 to their taste.
+    """
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.arange(n + 1)
+    taste = (rows[:, None] % 2 == rows[None, :] % 2) & (rows[:, None] > 0) & (rows[None, :] > 0)
+    order = (torch.rand(n + 1, n + 1, generator=generator) + taste).argsort(dim=1, descending=True)
+    seen = torch.zeros_like(taste).scatter_(1, order[:, :taken], torch.ones_like(taste)) & taste
+    tables = {}
+    for modality, width in zip(modalities, (6, 5), strict=False):
+        values = 0.3 * torch.randn(n + 1, width, generator=generator)
+        values[:, 0] += 1.0 - 2.0 * (rows % 2)
+        present = rows > (1 if modality == "image" else 0)
+        tables[modality] = AlignedFeatures(values * present[:, None], present)
+    users, items = seen.nonzero().unbind(1)
+    interactions = Interactions(users, items, n_users=n + 1, n_items=n + 1)
+    return Checkerboard(FrozenFeatures(tables), interactions, seen, taste & ~seen)
+
+
+def embed_items(encoder: Encoder, modality: Modality, inputs: Sequence[Any]) -> Tensor:
+    """What the encoder makes of items of a modality: [B, D]."""
+    return encoder.embed_images(inputs) if modality == "image" else encoder.embed_texts(inputs)
+
+
+class SummedLoss(nn.Module):
+    """The summed loss as a `forward`, for `torch.func.functional_call`."""
+
+    def __init__(self, model: MultimodalRecommender, batch: TripletBatch) -> None:
+        super().__init__()
+        self.model, self.batch = model, batch
+
+    def forward(self) -> Tensor:
+        """The sum of the parts."""
+        torch.manual_seed(0)  # so that a loss with dropout is a function
+        return torch.stack(list(self.model.loss(self.batch).values())).sum()
+
+
+def train(model: MultimodalRecommender, data: Checkerboard, steps: int, learning_rate: float) -> None:
+    """Train with Adam, all pairs at each step, and leave the model in evaluation mode."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    generator = torch.Generator().manual_seed(0)
+    model.train()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = torch.stack(list(model.loss(data.batch(generator)).values())).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    model.eval()
+
+
+def beyond(constraints: Sequence[Any]) -> list[float]:
+    """A value outside each bound of a field."""
+    steps = {"ge": -1, "gt": 0, "le": 1, "lt": 0}
+    return [getattr(c, bound) + step for c in constraints for bound, step in steps.items() if hasattr(c, bound)]
+
+
+def shaken(model: MultimodalRecommender) -> MultimodalRecommender:
+    """The model with noise on every parameter, so that nothing that starts at zero hides."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator).to(parameter))
+    return model

@@ -1,0 +1,142 @@
+"""Every way into RecBole knows our models, with nothing but the install. Each runs in its own process."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FAST = (
+    "--epochs=1 --show_progress=False --metrics=['Recall'] --valid_metric=Recall@10 --embedding_size=8 --content_size=8"
+)
+
+# As in the script of RecBole's repository: what it imports, and how it calls.
+RUN_RECBOLE = """
+import sys
+from recbole.quick_start import run
+if __name__ == "__main__":
+    import json
+    result = run("VBPR", "demo", nproc=int(sys.argv[1].split("=")[1]), port=sys.argv[2].split("=")[1])
+    print("RESULT", json.dumps({k: float(v) for k, v in result["test_result"].items()}))
+"""
+RUN_HYPER = """
+from recbole.trainer import HyperTuning
+from recbole.quick_start import objective_function
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+hp = HyperTuning(objective_function, algo="exhaustive", params_file="grid.txt", fixed_config_file_list=["fixed.yaml"])
+hp.run()
+print("BEST", hp.best_params)
+"""
+LOAD = """
+import glob, json
+from recbole.quick_start import load_data_and_model
+from recbole.utils import get_trainer
+config, model, dataset, train, valid, test = load_data_and_model(glob.glob("saved/VBPR*.pth")[0])
+trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+result = trainer.evaluate(test, load_best_model=False)
+print("KIND", type(trainer).__module__, type(dataset).__module__, type(model).__module__)
+print("RESULT", json.dumps({k: float(v) for k, v in result.items()}))
+"""
+PUBLIC_FUNCTION = """
+import json
+from recbole.quick_start import run_recbole
+result = run_recbole(model="VBPR", dataset="demo")
+print("RESULT", json.dumps({k: float(v) for k, v in result["test_result"].items()}))
+"""
+
+
+def python(folder: Path, code: str, *arguments: str, name: str = "script.py") -> str:
+    (folder / name).write_text(code)
+    return command(folder, sys.executable, name, *arguments)
+
+
+def command(folder: Path, *argv: str) -> str:
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(argv, cwd=folder, env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def result(output: str) -> dict[str, float]:
+    return json.loads(next(line for line in output.splitlines() if line.startswith("RESULT"))[7:])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One working folder, so that the features are extracted once; it holds the checkpoint of a first run."""
+    path = tmp_path_factory.mktemp("routes")
+    python(path, RUN_RECBOLE, "--nproc=1", "--port=5670", *FAST.split())
+    return path
+
+
+def test_run_function(folder):
+    assert 0 <= result(python(folder, RUN_RECBOLE, "--nproc=1", "--port=5670", *FAST.split()))["recall@10"] <= 1
+
+
+def test_run_recbole_function_gives_the_same_numbers(folder):
+    first = result(python(folder, RUN_RECBOLE, "--nproc=1", "--port=5670", *FAST.split()))
+    assert result(python(folder, PUBLIC_FUNCTION, *FAST.split())) == first
+
+
+def test_two_spawned_processes_on_the_cpu(folder):
+    assert 0 <= result(python(folder, RUN_RECBOLE, "--nproc=2", "--port=5671", *FAST.split()))["recall@10"] <= 1
+
+
+def test_load_data_and_model_in_a_fresh_process(tmp_path):
+    trained = result(python(tmp_path, RUN_RECBOLE, "--nproc=1", "--port=5670", *FAST.split()))
+    loaded = python(tmp_path, LOAD)
+    assert result(loaded) == trained
+    assert "KIND mmenc_plugin.hosts.recbole.trainer mmenc_plugin.hosts.recbole.dataset" in loaded
+    assert "mmenc_plugin.hosts.recbole.adapter" in loaded
+
+
+def test_run_hyper_whether_or_not_ray_works(folder):
+    (folder / "grid.txt").write_text("learning_rate choice [0.001,0.01]\nembedding_size choice [8,16]\n")
+    (folder / "fixed.yaml").write_text("model: VBPR\ndataset: demo\nepochs: 1\nshow_progress: False\ncontent_size: 8\n")
+    output = python(folder, RUN_HYPER, name="run_hyper.py")
+    assert "'embedding_size'" in output[output.index("BEST") :]
+
+
+def test_mmenc_run_prints_the_table_with_the_baseline(folder):
+    output = command(folder, "mmenc", "run", "--model=VBPR", "--dataset=demo", "--baselines=BPR", *FAST.split())
+    table = output[output.index("demo, test set, full ranking") :].split("\n")
+    assert table[1].split() == ["model", "recall@10"]
+    assert [row.split()[0] for row in table[2:4]] == ["VBPR", "BPR"]
+
+
+def test_mmenc_run_gives_the_numbers_of_recboles_run(folder):
+    direct = result(python(folder, RUN_RECBOLE, "--nproc=1", "--port=5670", *FAST.split()))["recall@10"]
+    output = command(folder, "mmenc", "run", "-m", "VBPR", "-d", "demo", *FAST.split())
+    assert f"{direct:.4f}" in output.splitlines()[-1]
+
+
+def test_a_checkpoint_holds_no_feature_table(folder):
+    from mmenc_plugin.hosts.recbole import checkpoint
+
+    saved = checkpoint.load(next((folder / "saved").glob("VBPR*.pth")))
+    assert not [name for name in saved["state_dict"] if "features" in name]
+    assert not [name for name in saved["state_dict"] if "total_ops" in name]
+
+
+def test_ours_can_be_registered_late_without_the_path_file(tmp_path):
+    code = """
+import sys
+assert not [m for m in sys.modules if m.startswith("mmenc_plugin")], "the path file ran"
+import site; site.main()
+sys.meta_path = [f for f in sys.meta_path if "mmenc" not in f.__module__]
+for m in [m for m in sys.modules if m.startswith("mmenc_plugin")]: del sys.modules[m]
+import recbole.config.configurator as already, recbole.trainer, recbole.data.dataset
+import mmenc_plugin
+mmenc_plugin.register()
+from recbole.config import Config
+from recbole.utils import get_model, get_trainer
+sys.argv = ["x"]
+config = Config("VBPR", "demo")
+print(get_model("VBPR").__module__, get_trainer(config["MODEL_TYPE"], "VBPR").__name__)
+"""
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.stdout.split() == ["mmenc_plugin.hosts.recbole.adapter", "MultimodalTrainer"], done.stderr[-2000:]
