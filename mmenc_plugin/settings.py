@@ -76,7 +76,7 @@ class ModelSettings(Settings):
     """What every model has."""
 
     embedding_size: int = Field(64, ge=1, le=65536, description="width of user and item embeddings")
-    reg_weight: float = Field(1e-4, ge=0, description="weight of the L2 penalty on the batch's embeddings")
+    reg_weight: float = Field(1e-2, ge=0, description="weight of the L2 penalty on the batch's embeddings")
 
 
 def validate(kind: type[S], mapping: Mapping[str, Any]) -> S:
