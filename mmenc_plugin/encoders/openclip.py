@@ -8,7 +8,8 @@ from __future__ import annotations
 import functools
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -160,16 +161,14 @@ def _weights_error(rest: str, weights: str, error: Exception) -> WeightsError:
     return WeightsError(f"the weights of 'openclip:{rest}' were not loaded: {what}. {advice}")
 
 
-class _quiet(warnings.catch_warnings):  # noqa: N801
+@contextmanager
+def _quiet() -> Iterator[None]:
     """OpenCLIP warns and logs what `check` and the spec say better."""
-
-    def __enter__(self) -> Any:
-        entered = super().__enter__()
-        warnings.simplefilter("ignore", UserWarning)
-        self._level = logging.root.manager.disable
-        logging.disable(logging.ERROR)
-        return entered
-
-    def __exit__(self, *exc: Any) -> None:
-        logging.disable(self._level)
-        super().__exit__(*exc)
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            yield
+    finally:
+        logging.disable(level)

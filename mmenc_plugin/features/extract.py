@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -67,12 +68,24 @@ def extract(
         store.mkdir(parents=True, exist_ok=True)
     recipe = Recipe.of(encoder.spec, modality, len(items), _content(items, modality, store), SHARD, batch_size)
     folder = store / recipe.key
-    with writing(store), FileLock(store / f"{recipe.key}.lock"):
-        if not folder.is_dir():
-            _fill(store, recipe, items, _encode_rows(items, encoder, modality, batch_size), show_progress)
+    if not folder.is_dir():
+        with _locked(store / f"{recipe.key}.lock"):
+            if not folder.is_dir():  # another process may have been faster
+                _fill(store, recipe, items, _encode_rows(items, encoder, modality, batch_size), show_progress)
     block = open_block(folder)
     _report(block)
     return block
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    lock = FileLock(path)
+    with writing(path.parent):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _content(items: ItemTable, modality: Modality, store: Path) -> str:
@@ -83,8 +96,8 @@ def _content(items: ItemTable, modality: Modality, store: Path) -> str:
     for item, name in zip(items.ids, items.images, strict=True):
         try:
             parts += [item, cache.digest(media.resolve(items.image_dir, name))]
-        except MediaError as error:
-            parts += [item, str(error)]
+        except (MediaError, OSError):
+            parts += [item, ""]
     cache.save()
     return text_digest(*parts)
 

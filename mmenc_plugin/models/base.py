@@ -66,8 +66,9 @@ class MultimodalRecommender(nn.Module):
     def scores(self, users: Tensor) -> Tensor:
         """Scores [B, I] of all items for the user rows [B]."""
         all_ = self._embeddings()
-        scores = all_.users[users] @ all_.items.T
-        return scores if all_.item_bias is None else scores + all_.item_bias
+        if all_.item_bias is None:
+            return all_.users[users] @ all_.items.T
+        return torch.addmm(all_.item_bias, all_.users[users], all_.items.T)
 
     def pair_scores(self, users: Tensor, items: Tensor) -> Tensor:
         """Scores [B] of the pairs (users[b], items[b])."""

@@ -94,15 +94,13 @@ class EncoderContract:
     def test_it_is_built_for_evaluation(self, encoder: Encoder) -> None:
         """No dropout, no gradients in what it returns."""
         assert not encoder.training
-        assert not any(
-            samples.embed_items(encoder, m, samples.inputs_of(m)[:1]).requires_grad for m in encoder.modalities
-        )
+        assert not any(samples.embed(encoder, m, samples.inputs_of(m)[:1]).requires_grad for m in encoder.modalities)
 
     def test_outputs_have_the_width_of_the_spec(self, encoder: Encoder) -> None:
         """[B, width] float32 on the CPU, finite; blank texts, long texts and tiny pictures too."""
         for modality in encoder.modalities:
             inputs = samples.inputs_of(modality)
-            out = samples.embed_items(encoder, modality, inputs)
+            out = samples.embed(encoder, modality, inputs)
             assert out.shape == (len(inputs), encoder.spec.width[modality])
             assert (out.dtype, out.device.type) == (torch.float32, "cpu")
             assert out.isfinite().all()
@@ -111,9 +109,9 @@ class EncoderContract:
         """Alone, among others of other sizes, in another order: the same features."""
         for modality in encoder.modalities:
             inputs = samples.inputs_of(modality)
-            together = samples.embed_items(encoder, modality, inputs)
-            alone = torch.cat([samples.embed_items(encoder, modality, [one]) for one in inputs])
-            reverse = samples.embed_items(encoder, modality, inputs[::-1]).flip(0)
+            together = samples.embed(encoder, modality, inputs)
+            alone = torch.cat([samples.embed(encoder, modality, [one]) for one in inputs])
+            reverse = samples.embed(encoder, modality, inputs[::-1]).flip(0)
             torch.testing.assert_close(alone, together, rtol=0, atol=self.tolerance)
             torch.testing.assert_close(reverse, together, rtol=0, atol=self.tolerance)
 
@@ -121,14 +119,12 @@ class EncoderContract:
         """Neither preprocessing nor encoding is random."""
         for modality in encoder.modalities:
             inputs = samples.inputs_of(modality)
-            assert torch.equal(
-                samples.embed_items(encoder, modality, inputs), samples.embed_items(encoder, modality, inputs)
-            )
+            assert torch.equal(samples.embed(encoder, modality, inputs), samples.embed(encoder, modality, inputs))
 
     def test_different_inputs_give_different_outputs(self, encoder: Encoder) -> None:
         """No two of the pictures, and no two of the texts, have the same features."""
         for modality in encoder.modalities:
-            out = samples.embed_items(encoder, modality, samples.inputs_of(modality))
+            out = samples.embed(encoder, modality, samples.inputs_of(modality))
             assert all(not torch.allclose(a, b, atol=1e-4) for a, b in itertools.combinations(out, 2))
 
     @pytest.mark.parametrize("mode", samples.PICTURE_MODES)
@@ -159,9 +155,7 @@ class EncoderContract:
         assert again.spec == encoder.spec
         for modality in encoder.modalities:
             inputs = samples.inputs_of(modality)[:3]
-            assert torch.equal(
-                samples.embed_items(again, modality, inputs), samples.embed_items(encoder, modality, inputs)
-            )
+            assert torch.equal(samples.embed(again, modality, inputs), samples.embed(encoder, modality, inputs))
 
 
 class ModelContract:

@@ -117,7 +117,7 @@ def checkerboard(modalities: Sequence[Modality] = MODALITIES, n: int = 24, taken
     return Checkerboard(FrozenFeatures(tables), interactions, seen, taste & ~seen)
 
 
-def embed_items(encoder: Encoder, modality: Modality, inputs: Sequence[Any]) -> Tensor:
+def embed(encoder: Encoder, modality: Modality, inputs: Sequence[Any]) -> Tensor:
     """What the encoder makes of items of a modality: [B, D]."""
     return encoder.embed_images(inputs) if modality == "image" else encoder.embed_texts(inputs)
 

@@ -44,7 +44,6 @@ class HostSettings(Settings):
     weight_decay: float = Field(0.0, ge=0, description="weight decay of the optimizer")
     train_batch_size: int = Field(2048, ge=1, description="interactions in a training batch")
     eval_batch_size: int = Field(4096, ge=1, description="scores in an evaluation batch")
-    eval_step: int = Field(1, ge=0, description="epochs between evaluations")
     stopping_step: int = Field(10, ge=0, description="worse evaluations before training stops")
 
 
