@@ -26,7 +26,7 @@ from mmenc_plugin.features.recipe import Recipe
 from mmenc_plugin.features.store import FeatureBlock, open_block, write_block
 from mmenc_plugin.types import ItemTable, Modality
 
-SHARD = 1024  # items; what an interrupted extraction can lose
+SHARD = 256  # items; what an interrupted extraction can lose
 _log = logging.getLogger("mmenc_plugin")
 
 # Encodes the items of some rows: features of the rows that have any, and why the others have none.
@@ -44,7 +44,7 @@ def extract(
 ) -> FeatureBlock:
     """The features of all items in one modality, from the store, or computed and stored.
 
-    Work is saved every 1,024 items. A run that was interrupted, even killed, goes on from there and
+    Work is saved every 256 items. A run that was interrupted, even killed, goes on from there and
     ends with the same bytes as one that was not. Several processes may ask for the same block: one
     computes, the others wait.
 

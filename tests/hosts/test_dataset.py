@@ -1,0 +1,104 @@
+"""RecBole's rows and ours are the same rows."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mmenc_plugin.errors import DataError
+
+
+@pytest.fixture
+def shop(tmp_path, monkeypatch):
+    """Three items, whose pictures have the colour of their names; `.inter` names them in another order."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "shop"
+    (folder / "images").mkdir(parents=True)
+    rows = ["item_id:token\ttitle:token_seq\timage:token"]
+    for colour in ("red", "lime", "blue", "white"):
+        Image.new("RGB", (16, 16), colour).save(folder / "images" / f"{colour}.png")
+        rows.append(f"{colour}\ta {colour} thing\t{colour}.png")
+    (folder / "shop.item").write_text("\n".join(rows) + "\n")
+    (folder / "shop.inter").write_text("user_id:token\titem_id:token\nu\tblue\nu\tred\nv\tlime\nv\tblue\n")
+    return folder
+
+
+def dataset_of(folder, **settings):
+    from recbole.config import Config
+    from recbole.data import create_dataset
+
+    base = {"data_path": str(folder.parent), "item_text": ["title"], "show_progress": False, "feature_scaling": "none"}
+    return create_dataset(Config("VBPR", "shop", config_dict={**base, **settings}))
+
+
+def test_features_stand_in_recboles_rows_with_zeros_for_padding(shop):
+    from mmenc_plugin import encoders
+
+    dataset = dataset_of(shop)
+    features = dataset.item_features()
+    tokens = dataset.field2id_token["item_id"]
+    assert tokens.tolist() == ["[PAD]", "blue", "red", "lime"]
+    expected = encoders.build("classic").embed_images([shop / "images" / f"{token}.png" for token in tokens[1:]])
+    assert torch.equal(features.table("image")[1:], expected)
+    assert not features.table("image")[0].any()
+    assert features.present("text").tolist() == [False, True, True, True]
+
+
+def test_texts_and_picture_names_never_become_features_of_recbole(shop):
+    dataset = dataset_of(shop)
+    assert set(dataset.field2type) == {"user_id", "item_id"}
+
+
+def test_an_item_of_inter_that_item_lacks_is_an_error_that_names_it(shop):
+    with (shop / "shop.inter").open("a") as file:
+        file.write("v\tgold\n")
+    with pytest.raises(DataError, match=r"1 of 4 items .* have no row in the item file \('gold'\). Add a row"):
+        dataset_of(shop).item_features()
+
+
+def test_a_missing_picture_is_masked_or_an_error_as_the_settings_say(shop):
+    (shop / "images" / "red.png").unlink()
+    features = dataset_of(shop, missing="zeros").item_features()
+    assert features.present("image").tolist() == [False, True, False, True]
+    assert not features.table("image")[2].any()
+    with pytest.raises(DataError, match=r"1 of 3 items have no image \('red: 'red.png' does not exist"):
+        dataset_of(shop, missing="error").item_features()
+
+
+def test_a_cached_data_set_with_other_feature_settings_is_not_taken(shop):
+    saved = dataset_of(shop, save_dataset=True)
+    again = dataset_of(shop, save_dataset=True, modalities=["text"])
+    assert saved.item_features().modalities == ("image", "text")
+    assert again.item_features().modalities == ("text",)
+
+
+def test_adam_runs_fused_and_learns_what_recboles_adam_learns(shop, monkeypatch):
+    from recbole.quick_start import run_recbole
+
+    from mmenc_plugin.hosts.recbole.trainer import MultimodalTrainer
+
+    config = {"data_path": str(shop.parent), "item_text": ["title"], "show_progress": False, "epochs": 3}
+    config |= {"eval_args": {"split": {"RS": [1, 0, 0]}, "mode": "full"}, "embedding_size": 4, "content_size": 4}
+    kept = {}
+
+    def run(name):
+        fit = MultimodalTrainer.fit
+
+        def watch(self, *args, **kwargs):
+            out = fit(self, *args, **kwargs)
+            kept[name] = [p.detach().numpy().copy() for p in self.model.parameters()]
+            kept[name + "_fused"] = self.optimizer.param_groups[0]["fused"]
+            return out
+
+        with monkeypatch.context() as patch:
+            patch.setattr(MultimodalTrainer, "fit", watch)
+            if name == "plain":
+                patch.delattr(MultimodalTrainer, "_build_optimizer")
+            run_recbole(model="VBPR", dataset="shop", config_dict=dict(config), saved=False)
+
+    run("fused")
+    run("plain")
+    assert kept["fused_fused"]
+    assert not kept["plain_fused"]
+    for fused, plain in zip(kept["fused"], kept["plain"], strict=True):
+        np.testing.assert_allclose(fused, plain, atol=1e-6)
