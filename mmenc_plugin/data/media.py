@@ -22,12 +22,16 @@ def resolve(image_dir: Path, name: str) -> Path:
     """
     if not name:
         raise MediaError("no picture is named")
-    root = image_dir.resolve()
-    path = (root / name).resolve()
-    if not path.is_relative_to(root):
-        raise MediaError(f"'{name}' leads out of {image_dir}")
-    if not path.is_file():
-        raise MediaError(f"'{name}' does not exist in {image_dir}")
+    try:
+        root = image_dir.resolve()
+        path = (root / name).resolve()
+        inside, there = path.is_relative_to(root), path.is_file()
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL in it, a ring of links
+        raise MediaError(f"'{name[:80]}' is not a name that a file can have") from None
+    if not inside:
+        raise MediaError(f"'{name}' leads out of the picture folder")
+    if not there:
+        raise MediaError(f"'{name}' does not exist in the picture folder")
     return path
 
 
@@ -50,7 +54,7 @@ def open_image(path: Path) -> Image.Image:
         raise MediaError(f"more than {MAX_PIXELS:,} pixels") from None
     except MediaError:
         raise
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    except Exception as error:  # on damaged bytes, Pillow's decoders raise whatever their parsing runs into
         raise MediaError(f"truncated or damaged: {error}") from None
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -27,10 +29,53 @@ from mmenc_plugin.features.store import FeatureBlock, open_block, write_block
 from mmenc_plugin.types import ItemTable, Modality
 
 SHARD = 256  # items; what an interrupted extraction can lose
+_Shard = tuple[dict[str, Tensor], dict[str, str]]  # values [n, D] and present [n]; row -> why it has none
 _log = logging.getLogger("mmenc_plugin")
 
-# Encodes the items of some rows: features of the rows that have any, and why the others have none.
-_EncodeRows = Callable[[Sequence[int], tqdm], tuple[dict[int, Tensor], dict[int, str]]]
+
+@dataclass(frozen=True)
+class _Job:
+    """Items to encode, and with what."""
+
+    items: ItemTable
+    encoder: Encoder
+    modality: Modality
+    batch_size: int
+
+    def encode(self, rows: Sequence[int], bar: tqdm) -> tuple[dict[int, Tensor], dict[int, str]]:
+        """Features [D] of the rows that have the modality, and why the others have none."""
+        features: dict[int, Tensor] = {}
+        rejected: dict[int, str] = {}
+        if self.modality == "text":  # texts of about one length together, so that little of a batch is padding
+            rows = sorted(rows, key=lambda row: (len(self.items.texts[row]), row))
+        for start in range(0, len(rows), self.batch_size):
+            batch = rows[start : start + self.batch_size]
+            features.update(self._encode_batch(batch, rejected))
+            bar.update(len(batch))
+        return features, rejected
+
+    def _encode_batch(self, rows: Sequence[int], rejected: dict[int, str]) -> dict[int, Tensor]:
+        inputs: dict[int, Any] = {}
+        for row in rows:
+            try:
+                inputs[row] = self._input(row)
+            except MediaError as error:
+                rejected[row] = str(error)
+        if not inputs:
+            return {}
+        embed = self.encoder.embed_images if self.modality == "image" else self.encoder.embed_texts
+        features = dict(zip(inputs, embed(list(inputs.values())), strict=True))
+        for row in [row for row, feature in features.items() if not feature.isfinite().all()]:
+            rejected[row] = "the encoder gave a value that is not finite"
+            del features[row]
+        return features
+
+    def _input(self, row: int) -> Image.Image | str:
+        if self.modality == "image":
+            return media.open_image(media.resolve(self.items.image_dir, self.items.images[row]))
+        if not self.items.texts[row]:
+            raise MediaError("no text")
+        return self.items.texts[row]
 
 
 def extract(
@@ -63,6 +108,8 @@ def extract(
         DataError: not one item has the modality.
         StoreError: the store cannot be written, or holds a damaged block.
     """
+    if not len(items):
+        raise DataError("there are no items to encode.")
     store = Path(store)
     with writing(store):
         store.mkdir(parents=True, exist_ok=True)
@@ -71,8 +118,8 @@ def extract(
     if not folder.is_dir():
         with _locked(store / f"{recipe.key}.lock"):
             if not folder.is_dir():  # another process may have been faster
-                _fill(store, recipe, items, _encode_rows(items, encoder, modality, batch_size), show_progress)
-    block = open_block(folder)
+                _fill(store, recipe, _Job(items, encoder, modality, batch_size), show_progress)
+    block = open_block(folder, recipe)
     _report(block)
     return block
 
@@ -102,97 +149,51 @@ def _content(items: ItemTable, modality: Modality, store: Path) -> str:
     return text_digest(*parts)
 
 
-def _fill(store: Path, recipe: Recipe, items: ItemTable, encode: _EncodeRows, show_progress: bool) -> None:
+def _fill(store: Path, recipe: Recipe, job: _Job, show_progress: bool) -> None:
     """Compute the shards that are missing, then write the block from them."""
-    shards = store / f"{recipe.key}.shards"
+    shards, ids = store / f"{recipe.key}.shards", job.items.ids
     with writing(shards):
         shards.mkdir(exist_ok=True)
-    starts = range(0, len(items), SHARD)
-    with tqdm(total=len(items), unit="item", desc=f"encode {recipe.modality}", disable=not show_progress) as bar:
-        for start in starts:
-            rows = range(start, min(start + SHARD, len(items)))
+    merged: list[_Shard] = []
+    with tqdm(total=len(ids), unit="item", desc=f"encode {job.modality}", disable=not show_progress) as bar:
+        for start in range(0, len(ids), SHARD):
+            rows = range(start, min(start + SHARD, len(ids)))
             path = shards / f"{start:010d}.safetensors"
-            if _read_shard(path) is None:
-                _write_shard(path, rows, encode, recipe.encoder["width"], bar)
-            else:
+            shard = _read_shard(path)
+            if shard:
                 bar.update(len(rows))
-    done = [_read_shard(shards / f"{start:010d}.safetensors") for start in starts]
-    merged = [part for part in done if part]
-    if not any(part[0]["present"].any() for part in merged):
-        reasons = Counter(reason for _, rejected in merged for reason in rejected.values()).most_common(1)
-        shutil.rmtree(shards)
-        raise DataError(
-            f"not one of {len(items)} items has a usable {recipe.modality} ({reasons[0][0] if reasons else 'none'})."
-        )
-    tensors = {name: torch.cat([part[0][name] for part in merged]) for name in ("values", "present")}
-    rejected = {items.ids[int(row)]: reason for part in merged for row, reason in part[1].items()}
-    write_block(store, recipe, items.ids, tensors, rejected)
+            else:
+                shard = _write_shard(path, rows, job, recipe.encoder["width"], bar)
+            merged.append(shard)
+    tensors = {name: torch.cat([part[name] for part, _ in merged]) for name in ("values", "present")}
+    rejected = {ids[int(row)]: reason for _, reasons in merged for row, reason in reasons.items()}
+    if tensors["present"].any():
+        write_block(store, recipe, ids, tensors, rejected)
     shutil.rmtree(shards)
+    if not tensors["present"].any():
+        usual = Counter(rejected.values()).most_common(1)[0][0]
+        raise DataError(f"not one of {len(ids)} items has a usable {job.modality} ({usual}, ...).")
 
 
-def _write_shard(path: Path, rows: range, encode: _EncodeRows, width: int, bar: tqdm) -> None:
+def _write_shard(path: Path, rows: range, job: _Job, width: int, bar: tqdm) -> _Shard:
     values, present = torch.zeros(len(rows), width), torch.zeros(len(rows), dtype=torch.bool)
-    features, rejected = encode(rows, bar)
+    features, rejected = job.encode(rows, bar)
     for row, feature in features.items():
         values[row - rows.start], present[row - rows.start] = feature, True
-    metadata = {str(row): reason for row, reason in sorted(rejected.items())}
-    write_atomically(path, save({"values": values, "present": present}, metadata={"complete": "yes", **metadata}))
+    tensors, reasons = {"values": values, "present": present}, {str(row): why for row, why in sorted(rejected.items())}
+    write_atomically(path, save(tensors, metadata={"complete": "yes", **reasons}))
+    return tensors, reasons
 
 
-def _read_shard(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
-    """A shard's tensors and rejected rows, or None where there is no complete one."""
+def _read_shard(path: Path) -> _Shard | None:
+    """A shard's tensors and rejected rows, or None where the file is not a whole shard."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
-            if metadata.pop("complete", "") != "yes":
-                return None
-            return {name: file.get_tensor(name) for name in ("values", "present")}, metadata
+            tensors = {name: file.get_tensor(name) for name in ("values", "present")}
     except (OSError, SafetensorError):
         return None
-
-
-def _encode_rows(items: ItemTable, encoder: Encoder, modality: Modality, batch_size: int) -> _EncodeRows:
-    """How rows of this table are encoded, batch by batch, by this encoder."""
-
-    def encode(rows: Sequence[int], bar: tqdm) -> tuple[dict[int, Tensor], dict[int, str]]:
-        features: dict[int, Tensor] = {}
-        rejected: dict[int, str] = {}
-        if modality == "text":  # texts of about one length together, so that little of a batch is padding
-            rows = sorted(rows, key=lambda row: (len(items.texts[row]), row))
-        for start in range(0, len(rows), batch_size):
-            batch = rows[start : start + batch_size]
-            good, values = _encode_batch(items, encoder, modality, batch, rejected)
-            features.update(zip(good, values, strict=True))
-            bar.update(len(batch))
-        return features, rejected
-
-    return encode
-
-
-def _encode_batch(
-    items: ItemTable, encoder: Encoder, modality: Modality, rows: Sequence[int], rejected: dict[int, str]
-) -> tuple[list[int], Sequence[Tensor]]:
-    """Rows of the batch that have the modality and their features; the others go to `rejected`."""
-    good: list[int] = []
-    pictures: list[Image.Image] = []
-    for row in rows:
-        try:
-            if modality == "image":
-                pictures.append(media.open_image(media.resolve(items.image_dir, items.images[row])))
-            elif not items.texts[row]:
-                raise MediaError("no text")
-            good.append(row)
-        except MediaError as error:
-            rejected[row] = str(error)
-    if not good:
-        return [], []
-    values = (
-        encoder.embed_images(pictures) if modality == "image" else encoder.embed_texts([items.texts[r] for r in good])
-    )
-    finite = values.isfinite().all(1)
-    for position in (~finite).nonzero().flatten().tolist():
-        rejected[good[position]] = "the encoder gave a value that is not finite"
-    return [row for row, fine in zip(good, finite.tolist(), strict=True) if fine], list(values[finite])
+    return (tensors, metadata) if metadata.pop("complete", "") == "yes" else None
 
 
 def _report(block: FeatureBlock) -> None:

@@ -79,15 +79,22 @@ def write_block(
         part.replace(folder)
 
 
-def open_block(folder: Path) -> FeatureBlock:
+def open_block(folder: Path, recipe: Recipe | None = None) -> FeatureBlock:
     """Open a block, after checking that it is what its manifest says.
+
+    Args:
+        folder: of the block.
+        recipe: what it should have been made from, if that is known.
 
     Raises:
         StoreError: a file is missing, cut off, of another content or no safetensors file.
     """
     manifest = _load_json(folder / MANIFEST)
-    if not isinstance(manifest, dict) or set(manifest) != {"recipe", "files"}:
+    named = isinstance(manifest, dict) and set(manifest) == {"recipe", "files"}
+    if not named or not all(isinstance(part, dict) for part in manifest.values()):
         raise _broken(folder, f"{MANIFEST} is not a manifest of this store")
+    if recipe and manifest["recipe"] != recipe.as_dict():
+        raise _broken(folder, f"{MANIFEST} is of another recipe than the folder's name")
     for name in (VALUES, IDS, REJECTED):
         _check_file(folder, name, manifest["files"].get(name, {}))
     try:
