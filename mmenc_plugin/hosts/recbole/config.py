@@ -112,7 +112,7 @@ def _with_bundled_files(original: Callable[..., Any]) -> Callable[..., Any]:
     def _load_config_files(self: Any, files: Any) -> Any:
         bundled = resource_dir("yaml_configs")
         return original(
-            self, [f if Path(f).is_file() or not (bundled / f).is_file() else bundled / f for f in files or ()]
+            self, [bundled / f if not Path(f).is_file() and (bundled / f).is_file() else f for f in files or ()]
         )
 
     return _load_config_files

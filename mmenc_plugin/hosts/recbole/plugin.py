@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 _MODELS = "recbole.model.general_recommender."
 _HOOKED = {"recbole.config.configurator", "recbole.trainer", "recbole.data.dataset"}
-_ray_depth = 0
 
 
 def find_spec(name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
@@ -140,31 +140,18 @@ def _ray_for_run_hyper() -> ModuleSpec | None:
 
     The script imports ray at its top even where hyperopt does the tuning.
     """
-    global _ray_depth
-    if _ray_depth or not _imported_by("run_hyper.py"):
+    if not _imported_by("run_hyper.py"):
         return None
     from mmenc_plugin.hosts.recbole import repair
 
-    with _no_recursion():
-        works = repair.ray_works()
+    works = repair.ray_works()
     return None if works else importlib.util.spec_from_loader("ray", repair.RayStubLoader(), is_package=True)
-
-
-@contextmanager
-def _no_recursion() -> Iterator[None]:
-    global _ray_depth
-    _ray_depth += 1
-    try:
-        yield
-    finally:
-        _ray_depth -= 1
 
 
 def _imported_by(script: str) -> bool:
     """Whether the import under way was written in a file called `script`."""
+    finders = {__name__, "mmenc_plugin.hosts.recbole.autoload"}
     frame = sys._getframe(1)
-    while frame and (
-        "importlib" in frame.f_code.co_filename or frame.f_globals.get("__name__", "").startswith("mmenc_plugin.")
-    ):
+    while frame and ("importlib" in frame.f_code.co_filename or frame.f_globals.get("__name__") in finders):
         frame = frame.f_back  # type: ignore[assignment]
-    return bool(frame) and frame.f_code.co_filename.replace("\\", "/").rsplit("/", 1)[-1] == script
+    return bool(frame) and Path(frame.f_code.co_filename).name == script
