@@ -24,6 +24,6 @@ def register() -> None:
     An installed package does this by itself when Python starts. Call it where path files are not
     read: `pip install --target`, `python -S`, frozen applications.
     """
-    from mmenc_plugin.hosts.recbole import autoload
+    from mmenc_plugin import autoload
 
     autoload.install()

@@ -69,7 +69,7 @@ def _quoted(extra: str) -> str:
 
 
 def _hook() -> list[str]:
-    from mmenc_plugin.hosts.recbole.autoload import Finder
+    from mmenc_plugin.autoload import Finder
 
     print("\nRECBOLE'S LOOK-UPS")
     at_start = Finder in sys.meta_path and "mmenc_plugin_autoload" in "".join(_path_files())

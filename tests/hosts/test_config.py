@@ -87,7 +87,7 @@ def test_every_key_that_recbole_reads_is_known():
         ({"modalities": []}, "modalities is"),
         ({"encoder": "clasic"}, "no encoder family named 'clasic'. Did you mean 'classic'"),
         ({"encoder": {"image": "classic"}}, r"encoder names \['image'\] but modalities asks for 'text'"),
-        ({"valid_metric": "Recall@20"}, "valid_metric is Recall@20, which is not among metrics"),
+        ({"valid_metric": "Recall@7"}, "valid_metric is Recall@7, which is not among metrics"),
         (
             {"item_text": ["titel"]},
             r"no column of demo.item \(named by item_text\) named 'titel'. Did you mean 'title'",

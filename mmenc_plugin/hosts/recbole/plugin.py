@@ -51,7 +51,7 @@ def _patched_modules() -> set[str]:
 
 def _spec_from_others(name: str, path: Any, target: ModuleType | None) -> ModuleSpec | None:
     for finder in sys.meta_path:
-        if getattr(finder, "__module__", "") == "mmenc_plugin.hosts.recbole.autoload":
+        if getattr(finder, "__module__", "") == "mmenc_plugin.autoload":
             continue
         find = getattr(finder, "find_spec", None)
         if find and (spec := find(name, path, target)):
@@ -150,7 +150,7 @@ def _ray_for_run_hyper() -> ModuleSpec | None:
 
 def _imported_by(script: str) -> bool:
     """Whether the import under way was written in a file called `script`."""
-    finders = {__name__, "mmenc_plugin.hosts.recbole.autoload"}
+    finders = {__name__, "mmenc_plugin.autoload"}
     frame = sys._getframe(1)
     while frame and ("importlib" in frame.f_code.co_filename or frame.f_globals.get("__name__") in finders):
         frame = frame.f_back  # type: ignore[assignment]
