@@ -271,7 +271,7 @@ NOTE = """\
 A rerun gives the same rows and pixels. RecBole looks for DATA_PATH/demo/demo.inter: end OUT in "demo".
 
   python make_demo.py                  rewrites the demo folder beside this file
-  python make_demo.py /tmp/mine/demo   writes a copy to play with; data_path is then /tmp/mine
+  python make_demo.py mine/demo        writes a copy to play with; data_path is then mine
 """
 
 
