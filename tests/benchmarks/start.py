@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 
-HOOK = f"import sys; sys.path[:0] = {[p for p in sys.path if p]!r}; import mmenc_plugin.hosts.recbole.autoload"
+HOOK = f"import sys; sys.path[:0] = {[p for p in sys.path if p]!r}; import mmenc_plugin.autoload"
 BARE = f"import sys; sys.path[:0] = {[p for p in sys.path if p]!r}"
 
 
