@@ -73,13 +73,27 @@ class Registry(Generic[T]):
     def _discover(self) -> None:
         if self._discovered:
             return
-        self._discovered = True
+        self._discovered = True  # already now: what is imported may ask
+        try:
+            self._import_all()
+        except BaseException:
+            self._discovered = False
+            raise
+
+    def _import_all(self) -> None:
         package = importlib.import_module(self.package)
         for module in pkgutil.iter_modules(package.__path__):
             if not module.name.startswith("_") and not module.ispkg:
                 importlib.import_module(f"{self.package}.{module.name}")
         for entry in entry_points(group=self.group):
-            entry.load()
+            try:
+                entry.load()
+            except Exception as error:
+                owner = entry.dist.name if entry.dist else "a package"
+                raise MmencError(
+                    f"{owner} adds the {self.kind} '{entry.name}' ({entry.value}), which cannot be imported: "
+                    f"{type(error).__name__}: {error}. Mend it or uninstall it."
+                ) from error
 
 
 def _where(thing: object) -> str:

@@ -43,9 +43,10 @@ class DigestCache:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._known: dict[str, list[Any]] = json.loads(path.read_text(encoding="utf-8"))
+            known = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            self._known = {}
+            known = {}
+        self._known: dict[str, Any] = known if isinstance(known, dict) else {}
         self._changed = False
 
     def digest(self, path: Path) -> str:
@@ -53,7 +54,7 @@ class DigestCache:
         stat = path.stat()
         stamp = [stat.st_size, stat.st_mtime_ns]
         known = self._known.get(str(path))
-        if known and known[:2] == stamp:
+        if isinstance(known, list) and len(known) == 3 and known[:2] == stamp:
             return str(known[2])
         value = file_digest(path)
         self._known[str(path)] = [*stamp, value]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def read_items(
         DataError: an id occurs twice or is empty, or the file cannot be read.
         UnknownNameError: the file lacks a column.
     """
+    text_columns = [text_columns] if isinstance(text_columns, str) else text_columns
     images = [image_column] if image_column else []
     frame = read_columns(path, [id_column, *text_columns, *images], separator)
     ids = frame[id_column].tolist()
@@ -51,9 +53,8 @@ def read_items(
 
 
 def _check_ids(ids: list[str], path: Path) -> None:
-    if len(set(ids)) < len(ids):
-        seen: set[str] = set()
-        twice = [i for i in ids if i in seen or seen.add(i)]  # type: ignore[func-returns-value]
-        raise DataError(f"{path}: {len(twice)} item ids occur more than once ({some(twice)}). Keep one row an item.")
     if "" in ids:
-        raise DataError(f"{path}: row {ids.index('') + 2} has an empty item id.")
+        raise DataError(f"{path}: item {ids.index('') + 1} of the file has an empty item id.")
+    twice = [item for item, count in Counter(ids).items() if count > 1]
+    if twice:
+        raise DataError(f"{path}: {len(twice)} item ids occur more than once ({some(twice)}). Keep one row an item.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mmenc_plugin.errors import MediaError
@@ -47,7 +48,7 @@ def open_image(path: Path) -> Image.Image:
             with Image.open(path, formats=FORMATS) as image:
                 _check(image)
                 image.load()
-                return ImageOps.exif_transpose(image)
+                return _plain(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
         raise MediaError(f"not a picture of a known format ({', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:
@@ -58,13 +59,22 @@ def open_image(path: Path) -> Image.Image:
         raise MediaError(f"truncated or damaged: {error}") from None
 
 
+def _plain(image: Image.Image) -> Image.Image:
+    """Modes that Pillow itself resizes or converts wrongly: 16 bits are cut at 255, a palette's numbers mixed."""
+    if image.mode == "PA":
+        return image.convert("RGBA")
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    return image
+
+
 def _check(image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise MediaError(f"{width:,} x {height:,} pixels, more than {MAX_PIXELS:,}")
     if min(width, height) < MIN_SIDE:
         raise MediaError(f"{width} x {height} pixels, a side under {MIN_SIDE}")
-    if getattr(image, "is_animated", False):
+    if getattr(image, "is_animated", False) and image.format != "MPO":
         raise MediaError(f"animated ({image.n_frames} frames); save the frame that shows the item")  # type: ignore[attr-defined]
     if image.mode == "CMYK":
         raise MediaError("CMYK, whose colours need a print profile; convert it to RGB")

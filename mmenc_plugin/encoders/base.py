@@ -31,7 +31,8 @@ class EncoderSpec:
         weights: tag, hub id, path, "random", or "none" for an encoder that has none.
         weights_sha256: of the weights' bytes, "" where there are none.
         width: D of each modality's output.
-        preprocessing: how pictures and texts are prepared: sizes, means, resampling, token limits.
+        preprocessing: by modality, how pictures and texts are prepared (sizes, means, resampling, token
+            limits), and what else the outputs depend on and the weights do not tell.
         licence: of the weights, as far as known.
     """
 
@@ -116,12 +117,21 @@ class Encoder(nn.Module):
         Raises:
             MediaError: a path that does not hold a picture that is taken.
         """
-        opened = [image if isinstance(image, Image.Image) else open_image(Path(image)) for image in images]
-        return self.encode_image(self.preprocess_images(opened).to(self.device)).float().cpu()
+        opened = (image if isinstance(image, Image.Image) else open_image(Path(image)) for image in images)
+        return self.embed_pixels([self.preprocess_images([image])[0] for image in opened])
+
+    @torch.no_grad()
+    def embed_pixels(self, pixels: Sequence[Tensor]) -> Tensor:
+        """Preprocessed pictures, B of [3, H, W] -> features [B, D] float32 on the CPU."""
+        if not pixels:
+            return torch.zeros(0, self.spec.width["image"])
+        return self.encode_image(torch.stack(list(pixels)).to(self.device)).float().cpu()
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Texts -> features [B, D] float32 on the CPU."""
+        if not texts:
+            return torch.zeros(0, self.spec.width["text"])
         tokens = {name: tensor.to(self.device) for name, tensor in self.tokenize(texts).items()}
         return self.encode_text(tokens).float().cpu()
 

@@ -49,7 +49,7 @@ class Classic(Encoder):
             width={"image": IMAGE_WIDTH, "text": TEXT_WIDTH},
             preprocessing={
                 "image": {"size": SIDE, "resample": "bilinear", "background": "white", "crop": "none"},
-                "text": {"tokens": "lower-case words and pairs", "counts": "1 + log", "norm": "l2"},
+                "text": {"tokens": "lower-case words and pairs", "counts": "log(1 + n)", "norm": "l2"},
             },
             licence="Apache-2.0",
         )

@@ -48,6 +48,7 @@ class OpenClip(Encoder):
         picture = dict(model.visual.preprocess_cfg)
         self._transform = image_transform_v2(PreprocessCfg(**picture), is_train=False)
         width = _widths(model, self)
+        gelu = next(type(m).__name__ for m in model.modules() if "gelu" in type(m).__name__.lower())
         self.spec = EncoderSpec(
             family="openclip",
             architecture=architecture,
@@ -55,8 +56,12 @@ class OpenClip(Encoder):
             weights_sha256=weights_digest(model),
             width=width,
             preprocessing={
-                "image": {key: list(v) if isinstance(v, tuple) else v for key, v in picture.items()},
-                "text": {"tokenizer": type(tokenizer).__name__, "max_tokens": int(tokenizer.context_length)},
+                "image": {"gelu": gelu} | {k: list(v) if isinstance(v, tuple) else v for k, v in picture.items()},
+                "text": {
+                    "gelu": gelu,
+                    "tokenizer": type(tokenizer).__name__,
+                    "max_tokens": int(tokenizer.context_length),
+                },
             },
             licence="see the weights' page",
         )
@@ -80,7 +85,7 @@ class OpenClip(Encoder):
         """See the base class."""
         open_clip = _open_clip()
         if rest.startswith(_SCHEMES):
-            architecture, weights, name, options = rest, rest, rest, {}
+            architecture, weights, name, options = rest.partition(":")[0], rest, rest, {"require_pretrained": True}
         else:
             architecture, weights = _split(rest)
             name, options = architecture, _options(open_clip, architecture, weights)
@@ -134,10 +139,9 @@ def _options(open_clip: Any, architecture: str, weights: str) -> dict[str, Any]:
     """Arguments of `create_model`: a tag brings its activation along, which the architecture's may not be."""
     if weights == "random":
         return {"pretrained_text": False}
-    if is_local(weights):
-        return {"pretrained": str(Path(weights).expanduser()), "require_pretrained": True}
     tag = open_clip.get_pretrained_cfg(architecture, weights)
-    return {"pretrained": weights, "require_pretrained": True, "force_quick_gelu": bool(tag.get("quick_gelu"))}
+    pretrained = weights if tag else str(Path(weights).expanduser())
+    return {"pretrained": pretrained, "require_pretrained": True, "force_quick_gelu": bool(tag.get("quick_gelu"))}
 
 
 def _widths(model: Any, encoder: OpenClip) -> dict[str, int]:
@@ -148,15 +152,17 @@ def _widths(model: Any, encoder: OpenClip) -> dict[str, int]:
 
 
 def _weights_error(rest: str, weights: str, error: Exception) -> WeightsError:
-    what = " ".join(str(error).split())[:400]
+    what = " ".join(str(error).split())[:400].rstrip(". ")
     if is_local(weights) or rest.startswith("local-dir:"):
         advice = (
             "A checkpoint must be a state dict of that architecture, as .safetensors, or as .pt without pickled code."
         )
     else:
+        named = rest if rest.startswith(_SCHEMES) else rest.partition("/")[0]
+        path = "local-dir:/path/to/folder" if named == rest else f"{named}//path/to/open_clip_model.safetensors"
         advice = (
-            "If this machine cannot reach the hub, download the weights elsewhere and name the file: "
-            f"openclip:{rest.partition('/')[0]}//path/to/open_clip_model.safetensors"
+            "If this machine cannot reach the hub, run the same once on one that can and bring its Hugging Face cache "
+            f"(HF_HOME) here, or bring the weights alone and name them by path: openclip:{path}"
         )
     return WeightsError(f"the weights of 'openclip:{rest}' were not loaded: {what}. {advice}")
 

@@ -37,6 +37,7 @@ class SentenceBert(Encoder):
     def __init__(self, model: Any, weights: str) -> None:
         super().__init__()
         self.model = model
+        self._prompt: str = (model.prompts or {}).get(model.default_prompt_name or "") or ""
         self.spec = EncoderSpec(
             family="sbert",
             architecture=" > ".join(type(module).__name__ for module in model),
@@ -45,8 +46,11 @@ class SentenceBert(Encoder):
             width={"text": _width(model)},
             preprocessing={
                 "text": {
-                    "max_tokens": int(model.max_seq_length),
-                    "tokenizer_sha256": text_digest(model.tokenizer.backend_tokenizer.to_str()),
+                    "max_tokens": _limit(model.max_seq_length),
+                    "tokenizer_sha256": text_digest(
+                        getattr(model.tokenizer, "backend_tokenizer", model.tokenizer).to_str()
+                    ),
+                    "prompt": self._prompt,
                     "modules": [str(module) for module in list(model)[1:]],
                 }
             },
@@ -71,7 +75,7 @@ class SentenceBert(Encoder):
         try:
             model = sentence_transformers.SentenceTransformer(name, device="cpu")
         except Exception as error:  # hub, file and torch errors alike
-            what = " ".join(str(error).split())[:400]
+            what = " ".join(str(error).split())[:400].rstrip(". ")
             raise WeightsError(
                 f"the model of 'sbert:{rest}' was not loaded: {what}. If this machine cannot reach the hub, save "
                 "the model elsewhere with SentenceTransformer(...).save(folder) and name it: sbert:/path/to/folder"
@@ -79,9 +83,9 @@ class SentenceBert(Encoder):
         return cls(model, rest)
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
-        """Texts -> `input_ids` and `attention_mask` [B, L], padded to the longest."""
+        """Texts, after the model's default prompt -> `input_ids` and `attention_mask` [B, L], padded to the longest."""
         prepare = getattr(self.model, "preprocess", None) or self.model.tokenize  # renamed in version 6
-        tokens = prepare(list(texts))
+        tokens = prepare([self._prompt + text for text in texts])
         return {name: value for name, value in tokens.items() if isinstance(value, Tensor)}
 
     def encode_text(self, tokens: Tokens) -> Tensor:
@@ -97,6 +101,11 @@ def _sentence_transformers() -> Any:
     except ImportError as error:
         raise MissingExtraError("an sbert: encoder", "sbert", error) from error
     return sentence_transformers
+
+
+def _limit(tokens: float | None) -> int:
+    """The most tokens of a text, 0 for a model that has no limit."""
+    return int(tokens) if tokens is not None and tokens < 1e9 else 0
 
 
 def _width(model: Any) -> int:

@@ -83,7 +83,8 @@ def _scale(values: Tensor, present: Tensor, scaling: str) -> Tensor:
         return nn.functional.normalize(values, dim=1)
     if scaling == "standard" and present.any():
         centred = values - values[present].mean(0)
-        return centred / centred[present].square().sum(1).mean().sqrt().clamp(min=1e-12)
+        length, raw = (rows[present].square().sum(1).mean().sqrt() for rows in (centred, values))
+        return centred / torch.maximum(length, 1e-5 * raw).clamp(min=1e-12)  # equal rows stay (nearly) zero
     return values
 
 

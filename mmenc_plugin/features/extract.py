@@ -6,14 +6,13 @@ import logging
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock
-from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -23,7 +22,7 @@ from mmenc_plugin.data import media
 from mmenc_plugin.data.digests import DigestCache, text_digest
 from mmenc_plugin.data.files import write_atomically, writing
 from mmenc_plugin.encoders import Encoder
-from mmenc_plugin.errors import DataError, MediaError
+from mmenc_plugin.errors import DataError, MediaError, StoreError
 from mmenc_plugin.features.recipe import Recipe
 from mmenc_plugin.features.store import FeatureBlock, open_block, write_block
 from mmenc_plugin.types import ItemTable, Modality
@@ -63,16 +62,17 @@ class _Job:
                 rejected[row] = str(error)
         if not inputs:
             return {}
-        embed = self.encoder.embed_images if self.modality == "image" else self.encoder.embed_texts
+        embed = self.encoder.embed_pixels if self.modality == "image" else self.encoder.embed_texts
         features = dict(zip(inputs, embed(list(inputs.values())), strict=True))
         for row in [row for row, feature in features.items() if not feature.isfinite().all()]:
             rejected[row] = "the encoder gave a value that is not finite"
             del features[row]
         return features
 
-    def _input(self, row: int) -> Image.Image | str:
-        if self.modality == "image":
-            return media.open_image(media.resolve(self.items.image_dir, self.items.images[row]))
+    def _input(self, row: int) -> Tensor | str:
+        if self.modality == "image":  # prepared one by one, so that no batch of large pictures is held
+            picture = media.open_image(media.resolve(self.items.image_dir, self.items.images[row]))
+            return self.encoder.preprocess_images([picture])[0]
         if not self.items.texts[row]:
             raise MediaError("no text")
         return self.items.texts[row]
@@ -119,6 +119,7 @@ def extract(
         with _locked(store / f"{recipe.key}.lock"):
             if not folder.is_dir():  # another process may have been faster
                 _fill(store, recipe, _Job(items, encoder, modality, batch_size), show_progress)
+    shutil.rmtree(_shards(store, recipe), ignore_errors=True)
     block = open_block(folder, recipe)
     _report(block)
     return block
@@ -145,13 +146,18 @@ def _content(items: ItemTable, modality: Modality, store: Path) -> str:
             parts += [item, cache.digest(media.resolve(items.image_dir, name))]
         except (MediaError, OSError):
             parts += [item, ""]
-    cache.save()
+    with suppress(StoreError):  # it saves time alone; a store that cannot be written says so where that matters
+        cache.save()
     return text_digest(*parts)
+
+
+def _shards(store: Path, recipe: Recipe) -> Path:
+    return store / f"{recipe.key}.shards"
 
 
 def _fill(store: Path, recipe: Recipe, job: _Job, show_progress: bool) -> None:
     """Compute the shards that are missing, then write the block from them."""
-    shards, ids = store / f"{recipe.key}.shards", job.items.ids
+    shards, ids = _shards(store, recipe), job.items.ids
     with writing(shards):
         shards.mkdir(exist_ok=True)
     merged: list[_Shard] = []

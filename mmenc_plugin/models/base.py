@@ -8,9 +8,10 @@ from typing import Any, ClassVar, Protocol, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from mmenc_plugin.errors import SettingsError
 from mmenc_plugin.kernels import score_topk
 from mmenc_plugin.registry import Registry
-from mmenc_plugin.settings import ModelSettings, validate
+from mmenc_plugin.settings import ModelSettings, check_keys, validate
 from mmenc_plugin.types import Citation, Embeddings, Interactions, Modality, TopK, TripletBatch
 
 __all__ = ["ItemFeatures", "ModelSettings", "MultimodalRecommender", "build", "register", "registry"]
@@ -130,5 +131,9 @@ def build(
         SettingsError: a value has the wrong type or is out of bounds.
     """
     model = registry.get(name)
-    made = settings if isinstance(settings, ModelSettings) else validate(model.settings, settings)
-    return model(made, features, interactions)
+    if not isinstance(settings, ModelSettings):
+        check_keys(settings, model.settings.model_fields, f"of {name}")
+        settings = validate(model.settings, settings)
+    if not isinstance(settings, model.settings):
+        raise SettingsError(f"{name} takes {model.settings.__name__}, not {type(settings).__name__}.")
+    return model(settings, features, interactions)

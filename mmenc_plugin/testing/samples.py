@@ -19,6 +19,7 @@ from mmenc_plugin.types import MODALITIES, Interactions, Modality, TripletBatch
 
 # The modes of files that `open_image` lets through.
 PICTURE_MODES = ("RGB", "RGBA", "L", "LA", "P", "PA", "1", "I;16", "I", "F", "YCbCr")
+SUBSETS: tuple[tuple[Modality, ...], ...] = (("image",), ("text",), ("image", "text"))
 TEXTS = ("a red shoe", "blue", "word " * 200 + "end", "Überzug für ein Sofa, 日本語", "It's 50% off!\nTwo lines.", " ")
 
 

@@ -21,6 +21,8 @@ def score_topk(
         scores = users @ items[block].T
         if bias is not None:
             scores = scores + bias[block]
+        if scores.isnan().any():
+            raise ValueError("a score is not a number (infinite users or items), so there is no order of scores.")
         if exclude is not None:
             _mask(scores, exclude, block)
         best, ids = _merge(best, ids, scores, start, k)

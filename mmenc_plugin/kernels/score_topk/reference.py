@@ -17,7 +17,9 @@ def score_topk(
         scores = scores + bias
     if exclude is not None:
         offsets, seen = exclude
-        scores[torch.repeat_interleave(torch.arange(len(users)), offsets.diff()), seen] = -torch.inf
+        scores[
+            torch.repeat_interleave(torch.arange(len(users), device=users.device), offsets.diff()), seen
+        ] = -torch.inf
     order = torch.sort(scores, dim=1, descending=True, stable=True)
     best, ids = order.values[:, :k], order.indices[:, :k]
     return TopK(ids.masked_fill(best == -torch.inf, -1), best)

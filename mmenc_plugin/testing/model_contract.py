@@ -1,9 +1,6 @@
-"""What every encoder and every model does, as tests to inherit.
+"""What every model does, as tests to inherit.
 
-    from mmenc_plugin.testing import EncoderContract, ModelContract
-
-    class TestMyEncoder(EncoderContract):
-        uri = "mine:small/v1"
+    from mmenc_plugin.testing import ModelContract
 
     class TestMyModel(ModelContract):
         model = "MyModel"
@@ -13,10 +10,7 @@ pytest finds the inherited tests under the subclass's name.
 
 from __future__ import annotations
 
-import itertools
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -24,9 +18,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from mmenc_plugin import encoders, models
-from mmenc_plugin.data import open_image
-from mmenc_plugin.encoders import Encoder
+from mmenc_plugin import models
 from mmenc_plugin.errors import SettingsError
 from mmenc_plugin.models import MultimodalRecommender
 from mmenc_plugin.testing import samples
@@ -34,128 +26,6 @@ from mmenc_plugin.testing.samples import Checkerboard, checkerboard
 from mmenc_plugin.types import MODALITIES, Embeddings, Modality
 
 SUBSETS: tuple[tuple[Modality, ...], ...] = (("image",), ("text",), ("image", "text"))
-
-
-class EncoderContract:
-    """The tests of an encoder.
-
-    Attributes:
-        uri: names the encoder; override the fixture `encoder_uri` where it is known only at run time.
-        tolerance: how far an item's output may move when its batch changes.
-    """
-
-    uri: ClassVar[str]
-    tolerance: ClassVar[float] = 1e-5
-
-    @pytest.fixture
-    def encoder_uri(self) -> str:
-        """The URI under test."""
-        return self.uri
-
-    @pytest.fixture
-    def encoder(self, encoder_uri: str) -> Encoder:
-        """The encoder under test, built once for all of the class's tests."""
-        kind, kept = type(self), "_built"
-        if kind.__dict__.get(kept, (None,))[0] != encoder_uri:
-            setattr(kind, kept, (encoder_uri, encoders.build(encoder_uri)))
-        built: Encoder = getattr(kind, kept)[1]
-        return built
-
-    def test_the_family_is_registered_and_described(self, encoder: Encoder) -> None:
-        """The registry has it, under the family of its URI and of its spec, with an example and a source."""
-        kind = encoders.registry.get(encoder.family)
-        assert isinstance(encoder, kind)
-        assert encoder.spec.family == kind.family
-        assert kind.modalities
-        assert kind.modalities <= set(MODALITIES)
-        assert kind.example.partition(":")[0] == kind.family
-        assert kind.citation.title
-        assert kind.citation.url.startswith("https://")
-
-    def test_the_uri_passes_the_check(self, encoder: Encoder, encoder_uri: str) -> None:
-        """`check` takes the URI for each modality of the family, and no other."""
-        for modality in MODALITIES:
-            if modality in encoder.modalities:
-                encoders.check(encoder_uri, modality)
-            else:
-                with pytest.raises(SettingsError, match=f"not {modality}"):
-                    encoders.check(encoder_uri, modality)
-
-    def test_the_spec_is_filled(self, encoder: Encoder) -> None:
-        """Width and preprocessing of each modality, a digest where there are weights, and a recipe in JSON."""
-        spec = encoder.spec
-        assert set(spec.width) == encoder.modalities
-        assert all(isinstance(width, int) and width > 0 for width in spec.width.values())
-        assert all(spec.preprocessing.get(modality) for modality in encoder.modalities)
-        assert spec.architecture
-        assert bool(spec.weights_sha256) == any(True for _ in encoder.parameters())
-        assert json.loads(json.dumps(spec.recipe())) == spec.recipe()
-
-    def test_it_is_built_for_evaluation(self, encoder: Encoder) -> None:
-        """No dropout, no gradients in what it returns."""
-        assert not encoder.training
-        assert not any(samples.embed(encoder, m, samples.inputs_of(m)[:1]).requires_grad for m in encoder.modalities)
-
-    def test_outputs_have_the_width_of_the_spec(self, encoder: Encoder) -> None:
-        """[B, width] float32 on the CPU, finite; blank texts, long texts and tiny pictures too."""
-        for modality in encoder.modalities:
-            inputs = samples.inputs_of(modality)
-            out = samples.embed(encoder, modality, inputs)
-            assert out.shape == (len(inputs), encoder.spec.width[modality])
-            assert (out.dtype, out.device.type) == (torch.float32, "cpu")
-            assert out.isfinite().all()
-
-    def test_an_output_does_not_depend_on_its_batch(self, encoder: Encoder) -> None:
-        """Alone, among others of other sizes, in another order: the same features."""
-        for modality in encoder.modalities:
-            inputs = samples.inputs_of(modality)
-            together = samples.embed(encoder, modality, inputs)
-            alone = torch.cat([samples.embed(encoder, modality, [one]) for one in inputs])
-            reverse = samples.embed(encoder, modality, inputs[::-1]).flip(0)
-            torch.testing.assert_close(alone, together, rtol=0, atol=self.tolerance)
-            torch.testing.assert_close(reverse, together, rtol=0, atol=self.tolerance)
-
-    def test_encoding_twice_gives_the_same_bits(self, encoder: Encoder) -> None:
-        """Neither preprocessing nor encoding is random."""
-        for modality in encoder.modalities:
-            inputs = samples.inputs_of(modality)
-            assert torch.equal(samples.embed(encoder, modality, inputs), samples.embed(encoder, modality, inputs))
-
-    def test_different_inputs_give_different_outputs(self, encoder: Encoder) -> None:
-        """No two of the pictures, and no two of the texts, have the same features."""
-        for modality in encoder.modalities:
-            out = samples.embed(encoder, modality, samples.inputs_of(modality))
-            assert all(not torch.allclose(a, b, atol=1e-4) for a, b in itertools.combinations(out, 2))
-
-    @pytest.mark.parametrize("mode", samples.PICTURE_MODES)
-    def test_files_of_every_mode_are_taken(self, encoder: Encoder, mode: str, tmp_path: Path) -> None:
-        """Whatever mode `open_image` hands on: pixels [B, 3, H, W], and features that tell two pictures apart."""
-        if "image" not in encoder.modalities:
-            return
-        pictures = [open_image(samples.picture_file(tmp_path, seed, mode)) for seed in (1, 2)]
-        pixels = encoder.preprocess_images(pictures)
-        assert (pixels.ndim, pixels.shape[1], pixels.dtype) == (4, 3, torch.float32)
-        out = encoder.embed_images(pictures)
-        assert out.isfinite().all()
-        assert not torch.allclose(out[0], out[1], atol=1e-4)
-
-    def test_a_picture_that_is_only_stored_otherwise_gives_the_same_output(self, encoder: Encoder) -> None:
-        """An opaque alpha channel, or one picture grey in RGB and in L, changes nothing."""
-        if "image" not in encoder.modalities:
-            return
-        colour, grey = samples.picture(1), samples.picture(1).convert("L")
-        same = [colour, colour.convert("RGBA")], [grey, grey.convert("RGB")]
-        for pair in same:
-            one, other = encoder.embed_images(pair)
-            torch.testing.assert_close(one, other, rtol=0, atol=self.tolerance)
-
-    def test_the_same_uri_is_the_same_encoder(self, encoder: Encoder, encoder_uri: str) -> None:
-        """Built a second time, it has an equal spec and gives the same bits."""
-        again = encoders.build(encoder_uri)
-        assert again.spec == encoder.spec
-        for modality in encoder.modalities:
-            inputs = samples.inputs_of(modality)[:3]
-            assert torch.equal(samples.embed(again, modality, inputs), samples.embed(encoder, modality, inputs))
 
 
 class ModelContract:
@@ -167,6 +37,7 @@ class ModelContract:
         learning_rate: of Adam, for the checkerboard.
         steps: of training, for the checkerboard.
         unchanged: parameters that a first step of training leaves as they are.
+        unscored: parameters that only the loss needs.
         stops_gradients: the loss detaches something on purpose, so that its gradient is not its derivative.
     """
 
@@ -175,6 +46,7 @@ class ModelContract:
     learning_rate: ClassVar[float] = 0.02
     steps: ClassVar[int] = 150
     unchanged: ClassVar[frozenset[str]] = frozenset()
+    unscored: ClassVar[frozenset[str]] = frozenset()
     stops_gradients: ClassVar[bool] = False
 
     def build(self, data: Checkerboard, seed: int = 0, **settings: Any) -> MultimodalRecommender:
@@ -191,7 +63,7 @@ class ModelContract:
         assert kind.citation.title
         assert kind.citation.url.startswith("https://")
 
-    @pytest.mark.parametrize("modalities", SUBSETS, ids="+".join)
+    @pytest.mark.parametrize("modalities", samples.SUBSETS, ids="+".join)
     def test_embeddings_have_the_shape_of_the_data(self, modalities: Sequence[Modality]) -> None:
         """[U, D], [I, D] and [I], finite, padding rows and items without a picture too."""
         data = checkerboard(modalities)
@@ -236,7 +108,7 @@ class ModelContract:
         torch.testing.assert_close(top.scores, expected, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(scores.gather(1, top.ids), expected, rtol=1e-5, atol=1e-5)
 
-    @pytest.mark.parametrize("modalities", SUBSETS, ids="+".join)
+    @pytest.mark.parametrize("modalities", samples.SUBSETS, ids="+".join)
     def test_the_loss_reaches_every_parameter(self, modalities: Sequence[Modality]) -> None:
         """Its parts are finite scalars, and one step of Adam changes every parameter but those of `unchanged`."""
         data = checkerboard(modalities)
@@ -249,6 +121,16 @@ class ModelContract:
         torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         assert {name for name, p in model.named_parameters() if torch.equal(p, before[name])} <= self.unchanged
+
+    def test_every_parameter_counts_for_the_scores(self) -> None:
+        """What is learned is used in ranking, but for `unscored`."""
+        data = checkerboard()
+        model = samples.shaken(self.build(data)).train()
+        scores = model.scores(torch.arange(1, data.interactions.n_users))
+        weights = torch.randn(scores.shape, generator=torch.Generator().manual_seed(0))
+        (scores * weights).sum().backward()  # type: ignore[no-untyped-call]
+        unused = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
+        assert unused <= self.unscored
 
     def test_gradients_are_the_derivatives_of_the_loss(self) -> None:
         """Against finite differences in double precision."""
@@ -294,8 +176,7 @@ class ModelContract:
 
     def test_a_state_dict_holds_the_model_and_not_the_features(self) -> None:
         """Feature tables lie in the store, and stay out of checkpoints."""
-        data = checkerboard()
-        model = self.build(data)
+        model = self.build(checkerboard())
         assert set(model.state_dict()) >= {name for name, _ in model.named_parameters()}
         assert not [name for name in model.state_dict() if name.startswith("features.")]
 
@@ -309,7 +190,7 @@ class ModelContract:
                 scores.append(samples.shaken(self.build(changed)).eval().scores(rows))
         assert not torch.allclose(scores[0], scores[1], atol=1e-4)
 
-    @pytest.mark.parametrize("modalities", SUBSETS, ids="+".join)
+    @pytest.mark.parametrize("modalities", samples.SUBSETS, ids="+".join)
     def test_it_learns_the_checkerboard(self, modalities: Sequence[Modality]) -> None:
         """After training, the best unseen item of nine users in ten is one of those held out."""
         data = checkerboard(modalities)

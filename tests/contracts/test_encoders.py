@@ -1,0 +1,31 @@
+"""Every encoder family keeps the contract."""
+
+import pytest
+
+from mmenc_plugin import encoders
+from mmenc_plugin.testing import EncoderContract
+
+
+class TestClassic(EncoderContract):
+    uri = "classic"
+
+
+class TestOpenClip(EncoderContract):
+    uri = "openclip:local-dir:{folder}"
+
+    @pytest.fixture
+    def encoder_uri(self, tiny_clip):
+        return self.uri.format(folder=tiny_clip)
+
+
+class TestSentenceBert(EncoderContract):
+    uri = "sbert:{folder}"
+
+    @pytest.fixture
+    def encoder_uri(self, tiny_sbert):
+        return self.uri.format(folder=tiny_sbert)
+
+
+def test_every_family_has_a_contract():
+    tested = {test.uri.partition(":")[0] for name, test in globals().items() if name.startswith("Test")}
+    assert tested == set(encoders.registry.names())

@@ -1,0 +1,16 @@
+"""Every model keeps the contract."""
+
+from mmenc_plugin import models
+from mmenc_plugin.testing import ModelContract
+
+# What a model needs beyond the defaults of the contract: model -> attributes of ModelContract.
+SPECIAL = {}
+
+for _name in models.registry.names():
+    globals()[f"Test{_name}"] = type(f"Test{_name}", (ModelContract,), {"model": _name, **SPECIAL.get(_name, {})})
+
+
+def test_every_model_has_a_contract():
+    tested = {test.model for name, test in globals().items() if name.startswith("Test")}
+    assert tested == set(models.registry.names())
+    assert set(SPECIAL) <= tested
