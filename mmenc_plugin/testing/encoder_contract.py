@@ -10,6 +10,7 @@ pytest finds the inherited tests under the subclass's name.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 from pathlib import Path
@@ -24,6 +25,11 @@ from mmenc_plugin.encoders import Encoder
 from mmenc_plugin.errors import SettingsError
 from mmenc_plugin.testing import samples
 from mmenc_plugin.types import MODALITIES
+
+
+@functools.lru_cache(maxsize=1)
+def _built(uri: str) -> Encoder:
+    return encoders.build(uri)
 
 
 class EncoderContract:
