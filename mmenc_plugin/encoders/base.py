@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +15,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmenc_plugin.data.media import open_image
-from mmenc_plugin.errors import SettingsError
+from mmenc_plugin.encoders import _torchvision
+from mmenc_plugin.errors import MissingExtraError, SettingsError
 from mmenc_plugin.registry import Registry
 from mmenc_plugin.types import Citation, Modality
 
@@ -87,6 +89,19 @@ class Encoder(nn.Module):
             WeightsError: the weights cannot be found or loaded.
         """
         raise NotImplementedError
+
+    @classmethod
+    def library(cls, module: str) -> Any:
+        """Import the library that the family stands on, whatever torchvision lies beside it.
+
+        Raises:
+            MissingExtraError: it is not installed; the message has the line that installs it.
+        """
+        _torchvision.state()
+        try:
+            return importlib.import_module(module)
+        except ImportError as error:
+            raise MissingExtraError(f"the encoder family {cls.family}", cls.extra, error) from error
 
     def preprocess_images(self, images: Sequence[Image.Image]) -> Tensor:
         """Pictures of any size and mode -> pixels [B, 3, H, W] float32."""

@@ -5,7 +5,6 @@ Radford et al. 2021, "Learning Transferable Visual Models From Natural Language 
 
 from __future__ import annotations
 
-import functools
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,9 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmenc_plugin.encoders import _torchvision
 from mmenc_plugin.encoders.base import Encoder, EncoderSpec, Tokens, is_local, register, weights_digest
-from mmenc_plugin.errors import MissingExtraError, SettingsError, WeightsError, unknown_name
+from mmenc_plugin.errors import SettingsError, WeightsError, unknown_name
 from mmenc_plugin.types import Citation
 
 _SCHEMES = ("local-dir:", "hf-hub:")
@@ -69,7 +67,7 @@ class OpenClip(Encoder):
     @classmethod
     def check(cls, rest: str) -> None:
         """Architecture and tag are ones that OpenCLIP lists, or the weights are a path."""
-        open_clip = _open_clip()
+        open_clip = cls.library("open_clip")
         if rest.startswith(_SCHEMES):
             return
         architecture, weights = _split(rest)
@@ -83,7 +81,7 @@ class OpenClip(Encoder):
     @classmethod
     def from_rest(cls, rest: str) -> OpenClip:
         """See the base class."""
-        open_clip = _open_clip()
+        open_clip = cls.library("open_clip")
         if rest.startswith(_SCHEMES):
             architecture, weights, name, options = rest.partition(":")[0], rest, rest, {"require_pretrained": True}
         else:
@@ -113,16 +111,6 @@ class OpenClip(Encoder):
     def encode_text(self, tokens: Tokens) -> Tensor:
         """Tokens [B, L] -> [B, D]."""
         return self.model.encode_text(tokens["ids"])  # type: ignore[no-any-return]
-
-
-@functools.cache
-def _open_clip() -> Any:
-    _torchvision.state()
-    try:
-        import open_clip
-    except ImportError as error:
-        raise MissingExtraError("an openclip: encoder", "openclip", error) from error
-    return open_clip
 
 
 def _split(rest: str) -> tuple[str, str]:

@@ -5,7 +5,6 @@ Reimers and Gurevych 2019, "Sentence-BERT: Sentence Embeddings using Siamese BER
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from mmenc_plugin.data.digests import text_digest
-from mmenc_plugin.encoders import _torchvision
 from mmenc_plugin.encoders.base import Encoder, EncoderSpec, Tokens, is_local, register, weights_digest
-from mmenc_plugin.errors import MissingExtraError, SettingsError, WeightsError
+from mmenc_plugin.errors import SettingsError, WeightsError
 from mmenc_plugin.types import Citation
 
 
@@ -60,7 +58,7 @@ class SentenceBert(Encoder):
     @classmethod
     def check(cls, rest: str) -> None:
         """A hub id, or a local folder that exists."""
-        _sentence_transformers()
+        cls.library("sentence_transformers")
         if not rest:
             raise SettingsError("encoder 'sbert:' names no model. Write sbert:<hub id or folder>, e.g. " + cls.example)
         folder = Path(rest).expanduser()
@@ -70,7 +68,7 @@ class SentenceBert(Encoder):
     @classmethod
     def from_rest(cls, rest: str) -> SentenceBert:
         """See the base class."""
-        sentence_transformers = _sentence_transformers()
+        sentence_transformers = cls.library("sentence_transformers")
         name = str(Path(rest).expanduser()) if is_local(rest) else rest
         try:
             model = sentence_transformers.SentenceTransformer(name, device="cpu")
@@ -91,16 +89,6 @@ class SentenceBert(Encoder):
     def encode_text(self, tokens: Tokens) -> Tensor:
         """Tokens [B, L] -> [B, D]."""
         return self.model(dict(tokens))["sentence_embedding"]  # type: ignore[no-any-return]
-
-
-@functools.cache
-def _sentence_transformers() -> Any:
-    _torchvision.state()
-    try:
-        import sentence_transformers
-    except ImportError as error:
-        raise MissingExtraError("an sbert: encoder", "sbert", error) from error
-    return sentence_transformers
 
 
 def _limit(tokens: float | None) -> int:

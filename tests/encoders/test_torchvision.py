@@ -93,7 +93,7 @@ def test_a_library_that_is_not_installed_is_named_with_its_extra(python):
     ran = python(BUILD)
     assert ran.returncode == 0, ran.stderr
     checked, built, checked_text, built_text, others = ran.stdout.splitlines()
-    assert "an openclip: encoder needs a package that is not installed" in built
+    assert "the encoder family openclip needs a package that is not installed" in built
     assert built.endswith("Install it with: pip install 'mmenc-plugin[openclip]'")
     assert built_text.endswith("Install it with: pip install 'mmenc-plugin[sbert]'")
     assert (checked, checked_text) == (built, built_text)
