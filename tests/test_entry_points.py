@@ -37,7 +37,7 @@ def test_recboles_own_script_route_trains_the_other_model_on_the_other_encoder(i
         "from recbole.quick_start import run_recbole\n"
         "r = run_recbole(model='ContentOnly', dataset='demo', config_dict={'encoder': 'length', 'modalities': ['text'],"
         " 'epochs': 1, 'show_progress': False})\n"
-        "print('RESULT', r['test_result']['recall@10'])"
+        "print('RESULT', r['test_result']['recall@20'])"
     )
     done = run(installed, tmp_path, sys.executable, "-c", code)
     assert "RESULT" in done.stdout, done.stderr[-2000:]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 FAST = (
-    "--epochs=1 --show_progress=False --metrics=['Recall'] --valid_metric=Recall@10 --embedding_size=8 --content_size=8"
+    "--epochs=1 --show_progress=False --metrics=['Recall'] --valid_metric=Recall@20 --embedding_size=8 --content_size=8"
 )
 
 # As in the script of RecBole's repository: what it imports, and how it calls.
@@ -74,7 +74,7 @@ def folder(tmp_path_factory):
 
 
 def test_run_function(folder):
-    assert 0 <= result(python(folder, RUN_RECBOLE, "--nproc=1", "--port=5670", *FAST.split()))["recall@10"] <= 1
+    assert 0 <= result(python(folder, RUN_RECBOLE, "--nproc=1", "--port=5670", *FAST.split()))["recall@20"] <= 1
 
 
 def test_run_recbole_function_gives_the_same_numbers(folder):
@@ -83,7 +83,7 @@ def test_run_recbole_function_gives_the_same_numbers(folder):
 
 
 def test_two_spawned_processes_on_the_cpu(folder):
-    assert 0 <= result(python(folder, RUN_RECBOLE, "--nproc=2", "--port=5671", *FAST.split()))["recall@10"] <= 1
+    assert 0 <= result(python(folder, RUN_RECBOLE, "--nproc=2", "--port=5671", *FAST.split()))["recall@20"] <= 1
 
 
 def test_load_data_and_model_in_a_fresh_process(tmp_path):
@@ -104,12 +104,12 @@ def test_run_hyper_whether_or_not_ray_works(folder):
 def test_mmenc_run_prints_the_table_with_the_baseline(folder):
     output = command(folder, "mmenc", "run", "--model=VBPR", "--dataset=demo", "--baselines=BPR", *FAST.split())
     table = output[output.index("demo, test set, full ranking") :].split("\n")
-    assert table[1].split() == ["model", "recall@10"]
+    assert table[1].split() == ["model", "recall@20"]
     assert [row.split()[0] for row in table[2:4]] == ["VBPR", "BPR"]
 
 
 def test_mmenc_run_gives_the_numbers_of_recboles_run(folder):
-    direct = result(python(folder, RUN_RECBOLE, "--nproc=1", "--port=5670", *FAST.split()))["recall@10"]
+    direct = result(python(folder, RUN_RECBOLE, "--nproc=1", "--port=5670", *FAST.split()))["recall@20"]
     output = command(folder, "mmenc", "run", "-m", "VBPR", "-d", "demo", *FAST.split())
     assert f"{direct:.4f}" in output.splitlines()[-1]
 
