@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -61,37 +62,59 @@ def command(folder: Path, *argv: str) -> str:
     return done.stdout
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
 def result(output: str) -> dict[str, float]:
     return json.loads(next(line for line in output.splitlines() if line.startswith("RESULT"))[7:])
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """One working folder, so that the features are extracted once; it holds the checkpoint of a first run."""
-    path = tmp_path_factory.mktemp("routes")
-    python(path, RUN_RECBOLE, "--nproc=1", "--port=5670", *FAST.split())
-    return path
+def first(tmp_path_factory):
+    """A working folder after a run of RecBole's own route, and the run's result."""
+    folder = tmp_path_factory.mktemp("routes")
+    return folder, result(python(folder, RUN_RECBOLE, "--nproc=1", "--port=5670", *FAST.split()))
 
 
-def test_run_function(folder):
-    assert 0 <= result(python(folder, RUN_RECBOLE, "--nproc=1", "--port=5670", *FAST.split()))["recall@20"] <= 1
+@pytest.fixture
+def folder(first):
+    return first[0]
 
 
-def test_run_recbole_function_gives_the_same_numbers(folder):
-    first = result(python(folder, RUN_RECBOLE, "--nproc=1", "--port=5670", *FAST.split()))
-    assert result(python(folder, PUBLIC_FUNCTION, *FAST.split())) == first
+def test_the_run_function_trains_and_leaves_a_checkpoint(first):
+    folder, metrics = first
+    assert set(metrics) == {"recall@20"}
+    assert 0 < metrics["recall@20"] < 1
+    assert len(list((folder / "saved").glob("VBPR*.pth"))) == 1
+
+
+def test_load_data_and_model_in_a_fresh_process(first):
+    folder, metrics = first
+    loaded = python(folder, LOAD)
+    assert result(loaded) == metrics
+    assert "KIND mmenc_plugin.hosts.recbole.trainer mmenc_plugin.hosts.recbole.dataset" in loaded
+    assert "mmenc_plugin.hosts.recbole.adapter" in loaded
+
+
+def test_a_checkpoint_holds_no_feature_table(folder):
+    from mmenc_plugin.hosts.recbole import checkpoint
+
+    saved = checkpoint.load(next((folder / "saved").glob("VBPR*.pth")))
+    assert not [name for name in saved["state_dict"] if "features" in name]
+    assert not [name for name in saved["state_dict"] if "total_ops" in name]
+
+
+def test_run_recbole_function_gives_the_same_numbers(first):
+    folder, metrics = first
+    assert result(python(folder, PUBLIC_FUNCTION, *FAST.split())) == metrics
 
 
 def test_two_spawned_processes_on_the_cpu(folder):
-    assert 0 <= result(python(folder, RUN_RECBOLE, "--nproc=2", "--port=5671", *FAST.split()))["recall@20"] <= 1
-
-
-def test_load_data_and_model_in_a_fresh_process(tmp_path):
-    trained = result(python(tmp_path, RUN_RECBOLE, "--nproc=1", "--port=5670", *FAST.split()))
-    loaded = python(tmp_path, LOAD)
-    assert result(loaded) == trained
-    assert "KIND mmenc_plugin.hosts.recbole.trainer mmenc_plugin.hosts.recbole.dataset" in loaded
-    assert "mmenc_plugin.hosts.recbole.adapter" in loaded
+    output = python(folder, RUN_RECBOLE, "--nproc=2", f"--port={free_port()}", *FAST.split())
+    assert 0 < result(output)["recall@20"] < 1
 
 
 def test_run_hyper_whether_or_not_ray_works(folder):
@@ -101,25 +124,13 @@ def test_run_hyper_whether_or_not_ray_works(folder):
     assert "'embedding_size'" in output[output.index("BEST") :]
 
 
-def test_mmenc_run_prints_the_table_with_the_baseline(folder):
+def test_mmenc_run_prints_recboles_numbers_with_the_baseline_beside_them(first):
+    folder, metrics = first
     output = command(folder, "mmenc", "run", "--model=VBPR", "--dataset=demo", "--baselines=BPR", *FAST.split())
-    table = output[output.index("demo, test set, full ranking") :].split("\n")
-    assert table[1].split() == ["model", "recall@20"]
-    assert [row.split()[0] for row in table[2:4]] == ["VBPR", "BPR"]
-
-
-def test_mmenc_run_gives_the_numbers_of_recboles_run(folder):
-    direct = result(python(folder, RUN_RECBOLE, "--nproc=1", "--port=5670", *FAST.split()))["recall@20"]
-    output = command(folder, "mmenc", "run", "-m", "VBPR", "-d", "demo", *FAST.split())
-    assert f"{direct:.4f}" in output.splitlines()[-1]
-
-
-def test_a_checkpoint_holds_no_feature_table(folder):
-    from mmenc_plugin.hosts.recbole import checkpoint
-
-    saved = checkpoint.load(next((folder / "saved").glob("VBPR*.pth")))
-    assert not [name for name in saved["state_dict"] if "features" in name]
-    assert not [name for name in saved["state_dict"] if "total_ops" in name]
+    header, ours, baseline = output[output.index("demo, test set, full ranking") :].split("\n")[1:4]
+    assert header.split() == ["model", "recall@20"]
+    assert ours.split() == ["VBPR", f"{metrics['recall@20']:.4f}"]
+    assert baseline.split()[0] == "BPR"
 
 
 def test_ours_can_be_registered_late_without_the_path_file(tmp_path):
