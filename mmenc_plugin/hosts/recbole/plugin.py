@@ -31,7 +31,7 @@ def find_spec(name: str, path: Any = None, target: ModuleType | None = None) -> 
     if name not in _patched_modules():
         return None
     spec = _spec_from_others(name, path, target)
-    if spec and spec.loader:
+    if spec and hasattr(spec.loader, "exec_module") and not isinstance(spec.loader, type):
         _run_patched(spec.loader)
     return spec
 
@@ -71,6 +71,7 @@ def _run_patched(loader: Any) -> None:
                 if fix.around:
                     stack.enter_context(fix.around())
             execute(module)
+        module.__dict__.pop("__mmenc_patched__", None)  # a reload has run the module anew
         _patch(module)
 
     loader.exec_module = exec_module
@@ -136,16 +137,12 @@ class _ModelLoader(Loader):
 
 
 def _ray_for_run_hyper() -> ModuleSpec | None:
-    """A stand-in for a missing or broken ray, for RecBole's run_hyper.py alone.
-
-    The script imports ray at its top even where hyperopt does the tuning.
-    """
+    """For RecBole's run_hyper.py alone, which imports ray at its top even where hyperopt does the tuning."""
     if not _imported_by("run_hyper.py"):
         return None
-    from mmenc_plugin.hosts.recbole import repair
+    from mmenc_plugin.hosts.recbole import ray_stub
 
-    works = repair.ray_works()
-    return None if works else importlib.util.spec_from_loader("ray", repair.RayStubLoader(), is_package=True)
+    return ray_stub.spec_for_run_hyper()
 
 
 def _imported_by(script: str) -> bool:

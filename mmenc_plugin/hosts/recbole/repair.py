@@ -6,15 +6,16 @@ needed; a test fails for an entry that is no longer. The places are of RecBole 1
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
+import functools
+import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from importlib.abc import Loader
 from types import ModuleType
 from typing import Any
+
+from mmenc_plugin.hosts.recbole import ray_stub
 
 _OLD_NUMPY_NAMES = {
     "bool": "bool_", "int": "int_", "float": "float64", "complex": "complex128",
@@ -99,15 +100,26 @@ def _trust_checkpoints(_: ModuleType) -> None:
 
     from mmenc_plugin.hosts.recbole import checkpoint
 
-    original = torch.load
+    original_load, original_save = torch.load, torch.save
 
+    @functools.wraps(original_load)
     def load(f: Any, *args: Any, **kwargs: Any) -> Any:
-        caller = sys._getframe(1).f_globals.get("__name__", "")
-        if caller.startswith("recbole.") and "weights_only" not in kwargs:
-            return checkpoint.load(f, *args, loader=original, **kwargs)
-        return original(f, *args, **kwargs)
+        if _called_by_recbole() and "weights_only" not in kwargs:
+            return checkpoint.load(f, *args, loader=original_load, **kwargs)
+        return original_load(f, *args, **kwargs)
 
-    torch.load = load
+    @functools.wraps(original_save)
+    def save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
+        original_save(obj, f, *args, **kwargs)
+        if _called_by_recbole() and isinstance(f, (str, os.PathLike)):
+            checkpoint.remember(f)
+
+    torch.load, torch.save = load, save
+
+
+def _called_by_recbole() -> bool:
+    """Whether the caller of the function that asks is a module of RecBole."""
+    return str(sys._getframe(2).f_globals.get("__name__", "")).startswith("recbole.")
 
 
 def _cpu_processes(module: Any) -> None:
@@ -232,76 +244,6 @@ class _PandasFillingSequences:
         return frame
 
 
-# ray --------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _throwaway_ray() -> Iterator[None]:
-    """RecBole uses ray for one call, `tune.report`; without it, `import recbole` is 1 s faster."""
-    kept = {name: sys.modules.pop(name) for name in list(sys.modules) if name == "ray" or name.startswith("ray.")}
-    sys.modules["ray"], sys.modules["ray.tune"] = stub = ModuleType("ray"), ModuleType("ray.tune")
-    stub[0].tune = stub[1]  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        for name in ("ray", "ray.tune"):
-            sys.modules.pop(name, None)
-        sys.modules.update(kept)
-
-
-class _Tune:
-    """RecBole's `tune`: reports to a ray session where there is one, else to nobody."""
-
-    @staticmethod
-    def report(**metrics: Any) -> None:
-        is_initialized = vars(sys.modules.get("ray", sys)).get("is_initialized")
-        if is_initialized and is_initialized():
-            importlib.import_module("ray.tune").report(metrics)
-
-
-def _use_tune_adapter(module: Any) -> None:
-    module.tune = _Tune
-
-
-def ray_works() -> bool:
-    """Whether `ray.tune` can be imported; what a failed try has left in sys.modules is removed."""
-    before = set(sys.modules)
-    try:
-        importlib.import_module("ray.tune.schedulers")
-    except Exception:  # a broken ray fails with whatever its first broken import raises
-        for name in set(sys.modules) - before:
-            if name == "ray" or name.startswith("ray."):
-                del sys.modules[name]
-        return False
-    return True
-
-
-class RayStubLoader(Loader):
-    """Loads a `ray` that can be imported, and says how to get the real one when it is used."""
-
-    def create_module(self, spec: Any) -> None:
-        """Use Python's default module."""
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Fill the stand-in for `ray`, `ray.tune` and `ray.tune.schedulers`."""
-        tune, schedulers = ModuleType("ray.tune"), ModuleType("ray.tune.schedulers")
-        for part in (module, tune, schedulers):
-            part.__getattr__ = self._use  # type: ignore[method-assign]
-        module.tune, tune.schedulers = tune, schedulers  # type: ignore[attr-defined]
-        schedulers.ASHAScheduler = self._use  # type: ignore[attr-defined]
-        sys.modules.update({"ray.tune": tune, "ray.tune.schedulers": schedulers})
-
-    @staticmethod
-    def _use(name: str = "", *_: Any, **__: Any) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        from mmenc_plugin.errors import MissingExtraError
-
-        raise MissingExtraError(
-            "--tool=Ray", "hyper", ImportError("ray cannot be imported; tune with hyperopt, --tool=Hyperopt")
-        )
-
-
 REPAIRS: tuple[Repair, ...] = (
     Repair("numpy names", "recbole", "np.float, np.int, ... were removed (metrics.py:90)",
            _since("numpy", 1, 24), _set_numpy_names),
@@ -324,7 +266,7 @@ REPAIRS: tuple[Repair, ...] = (
            _since("pandas", 3), _fill_missing_values),
     Repair("ray", "recbole.quick_start.quick_start",
            "imports ray at its top for one call; ray<=2.6.3 is missing or broken on today's stack (quick_start.py:20)",
-           _always, _use_tune_adapter, _throwaway_ray),
+           _always, ray_stub.use_tune_adapter, ray_stub.throwaway_ray),
     Repair("processes on the CPU", "recbole.config.configurator",
            "several processes assume nccl and a GPU each (configurator.py:476)", _always, _cpu_processes),
     Repair("gradients between CPU processes", "recbole.trainer.trainer",
