@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import warnings
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
@@ -28,6 +29,7 @@ class Registry(Generic[T]):
     def __init__(self, kind: str, package: str, group: str) -> None:
         self.kind, self.package, self.group = kind, package, group
         self._things: dict[str, T] = {}
+        self._broken: dict[str, str] = {}
         self._discovered = False
 
     def add(self, name: str) -> Callable[[T], T]:
@@ -53,6 +55,8 @@ class Registry(Generic[T]):
             UnknownNameError: nothing has that name; the message gives the nearest one.
         """
         self._discover()
+        if name in self._broken:
+            raise MmencError(f"{self.kind} '{name}': {self._broken[name]}. Mend the package that adds it.")
         if name not in self._things:
             raise unknown_name(self.kind, name, self.names())
         return self._things[name]
@@ -88,12 +92,9 @@ class Registry(Generic[T]):
         for entry in entry_points(group=self.group):
             try:
                 entry.load()
-            except Exception as error:
-                owner = entry.dist.name if entry.dist else "a package"
-                raise MmencError(
-                    f"{owner} adds the {self.kind} '{entry.name}' ({entry.value}), which cannot be imported: "
-                    f"{type(error).__name__}: {error}. Mend it or uninstall it."
-                ) from error
+            except Exception as error:  # of another package, which must not take the others' names down
+                self._broken[entry.name] = f"{entry.value} cannot be imported ({type(error).__name__}: {error})"
+                warnings.warn(f"{self.kind} '{entry.name}': {self._broken[entry.name]}", stacklevel=2)
 
 
 def _where(thing: object) -> str:

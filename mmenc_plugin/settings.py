@@ -15,7 +15,7 @@ from mmenc_plugin.types import Modality
 class Settings(BaseModel):
     """Base of all settings: frozen, and closed to keys that no field names."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 S = TypeVar("S", bound=Settings)
@@ -28,13 +28,18 @@ def _as_list(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def _as_mapping(value: Any) -> Any:
+    """A mapping may be written (on a command line) as YAML."""
+    return yaml.safe_load(value) if isinstance(value, str) and value.startswith("{") else value
+
+
 Names = Annotated[list[str], BeforeValidator(_as_list)]
 
 
 class FeatureSettings(Settings):
     """Where the items' pictures and texts are, and which encoder turns them into features."""
 
-    encoder: str | dict[Modality, str] = Field(
+    encoder: Annotated[str | dict[Modality, str], BeforeValidator(_as_mapping)] = Field(
         "classic",
         description="the encoder's URI, family:architecture/weights, or one for each modality: "
         "{image: openclip:ViT-B-32/openai, text: sbert:all-MiniLM-L6-v2}",
@@ -43,7 +48,7 @@ class FeatureSettings(Settings):
     modalities: Annotated[list[Modality], BeforeValidator(_as_list)] = Field(
         default=["image", "text"], min_length=1, description="which of image and text are used"
     )
-    item_text: Names = Field(["title", "description"], description=".item columns, joined in this order")
+    item_text: Names = Field(["title", "description"], min_length=1, description=".item columns, joined in this order")
     item_image: str = Field("image", description=".item column with the file name below image_dir")
     image_dir: str = Field("images", description="folder of the pictures, below the data set's or absolute")
     missing: Literal["mean", "zeros", "error"] = Field(

@@ -23,7 +23,7 @@ def installed(tmp_path_factory):
 
 def run(installed, cwd, *argv):
     env = {**os.environ, "PYTHONPATH": str(installed)}
-    return subprocess.run(argv, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+    return subprocess.run(argv, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=300)
 
 
 def test_both_are_listed(installed, tmp_path):

@@ -13,9 +13,9 @@ Any setting of RecBole or of the plugin may follow as --key=value; `mmenc list s
 """
 
 
-def add_host_arguments(parser: argparse.ArgumentParser, model: str | None = None) -> None:
+def add_host_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --model, --dataset and --config_files."""
-    parser.add_argument("--model", "-m", default=model or "BPR", help="name of the model (default: %(default)s)")
+    parser.add_argument("--model", "-m", default="VBPR", help="name of the model (default: %(default)s)")
     parser.add_argument("--dataset", "-d", default="demo", help="name of the data set's folder (default: %(default)s)")
     parser.add_argument("--config_files", help="YAML files, separated by spaces; later ones win")
 

@@ -22,7 +22,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    add_host_arguments(parser, model="VBPR")
+    add_host_arguments(parser)
 
 
 def main(args: argparse.Namespace, rest: Sequence[str]) -> int:

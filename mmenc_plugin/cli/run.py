@@ -23,7 +23,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    add_host_arguments(parser, model="VBPR")
+    add_host_arguments(parser)
     parser.add_argument(
         "--baselines", default="", metavar="A,B", help="more models, run with the same settings, for the result table"
     )
@@ -38,5 +38,7 @@ def main(args: argparse.Namespace, rest: Sequence[str]) -> int:
     config = make_config(launch)
     baselines = [name for name in args.baselines.split(",") if name]
     results = run_with_baselines(launch, baselines)
-    print("\n" + result_table(results, f"{args.dataset}, test set, full ranking, seed {config['seed']}"))
+    mode = config["eval_args"]["mode"]["test"]
+    ranking = "full ranking" if mode == "full" else f"ranking of sampled items ({mode})"
+    print("\n" + result_table(results, f"{args.dataset}, test set, {ranking}, seed {config['seed']}"))
     return 0

@@ -52,10 +52,10 @@ class DigestCache:
     def digest(self, path: Path) -> str:
         """The sha256 of the file."""
         stat = path.stat()
-        stamp = [stat.st_size, stat.st_mtime_ns]
+        stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
         known = self._known.get(str(path))
-        if isinstance(known, list) and len(known) == 3 and known[:2] == stamp:
-            return str(known[2])
+        if isinstance(known, list) and len(known) == 4 and known[:3] == stamp:
+            return str(known[3])
         value = file_digest(path)
         self._known[str(path)] = [*stamp, value]
         self._changed = True

@@ -12,6 +12,7 @@ from mmenc_plugin.errors import MediaError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 89_478_485  # Pillow's own bound: a quarter of a gigabyte of RGB
+MAX_ASPECT = 50  # long side to short side; an encoder that resizes by the short side would need gigabytes
 MIN_SIDE = 8  # pixels; anything smaller is a placeholder or a tracking pixel
 
 
@@ -74,6 +75,8 @@ def _check(image: Image.Image) -> None:
         raise MediaError(f"{width:,} x {height:,} pixels, more than {MAX_PIXELS:,}")
     if min(width, height) < MIN_SIDE:
         raise MediaError(f"{width} x {height} pixels, a side under {MIN_SIDE}")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise MediaError(f"{width:,} x {height:,} pixels, one side over {MAX_ASPECT} times the other")
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise MediaError(f"animated ({image.n_frames} frames); save the frame that shows the item")  # type: ignore[attr-defined]
     if image.mode == "CMYK":

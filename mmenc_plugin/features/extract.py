@@ -175,7 +175,7 @@ def _fill(store: Path, recipe: Recipe, job: _Job, show_progress: bool) -> None:
     rejected = {ids[int(row)]: reason for _, reasons in merged for row, reason in reasons.items()}
     if tensors["present"].any():
         write_block(store, recipe, ids, tensors, rejected)
-    shutil.rmtree(shards)
+    shutil.rmtree(shards, ignore_errors=True)
     if not tensors["present"].any():
         usual = Counter(rejected.values()).most_common(1)[0][0]
         raise DataError(f"not one of {len(ids)} items has a usable {job.modality} ({usual}, ...).")

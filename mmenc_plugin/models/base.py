@@ -95,10 +95,9 @@ class MultimodalRecommender(nn.Module):
         self._kept = None
         return super().train(mode)
 
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Load parameters, as always; the embeddings kept so far are let go."""
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:  # called for a part of a larger module too
         self._kept = None
-        return super().load_state_dict(*args, **kwargs)
+        super()._load_from_state_dict(*args, **kwargs)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultimodalRecommender:
         self._kept = None

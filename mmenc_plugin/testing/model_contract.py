@@ -25,8 +25,6 @@ from mmenc_plugin.testing import samples
 from mmenc_plugin.testing.samples import Checkerboard, checkerboard
 from mmenc_plugin.types import MODALITIES, Embeddings, Modality
 
-SUBSETS: tuple[tuple[Modality, ...], ...] = (("image",), ("text",), ("image", "text"))
-
 
 class ModelContract:
     """The tests of a model.

@@ -108,3 +108,11 @@ def test_list_markdown_is_a_table(capsys):
 def test_module_is_installed_as_a_command():
     done = subprocess.run(["mmenc", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("mmenc-plugin ")
+
+
+def test_a_misspelt_baseline_stops_before_anything_is_trained(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = mmenc(capsys, "run", "--baselines=BPR,LigtGCN")
+    assert status == 2
+    assert "Did you mean 'LightGCN'" in err
+    assert not (tmp_path / "saved").exists()

@@ -119,8 +119,10 @@ def start(items, store, folder, stop, name=""):
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for(path, *processes):
+def wait_for(path, *processes, seconds=120):
+    end = time.monotonic() + seconds
     while not path.exists():
+        assert time.monotonic() < end, f"{path} has not appeared"
         for process in processes:
             assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)

@@ -93,6 +93,16 @@ def test_every_key_that_recbole_reads_is_known():
             r"no column of demo.item \(named by item_text\) named 'titel'. Did you mean 'title'",
         ),
         ({"item_image": "picture"}, r"no column of demo.item \(named by item_image\) named 'picture'"),
+        (
+            {"eval_args": {"splt": {"RS": [8, 1, 1]}}},
+            r"no setting named 'splt' \(inside eval_args\). Did you mean 'split'",
+        ),
+        ({"train_neg_sample_args": {"distributon": "popularity"}}, "no setting named 'distributon'"),
+        ({"train_neg_sample_args": None}, "VBPR learns from items that were not taken"),
+        ({"load_col": {"itm": ["item_id"]}}, r"no setting named 'itm' \(inside load_col\)"),
+        ({"reg_weight": float("inf")}, "reg_weight is inf"),
+        ({"item_text": []}, "item_text is"),
+        ({"valid_metric": "NDCG"}, "valid_metric is NDCG.*Choose one of recall@20, ndcg@20"),
         ({"ITEM_ID_FIELD": "iid"}, r"no column of demo.item \(named by ITEM_ID_FIELD\) named 'iid'"),
     ],
 )
@@ -122,7 +132,7 @@ def test_data_set_without_an_item_file(tmp_path):
 
 def test_users_own_data_set_of_a_bundled_name_wins(tmp_path):
     folder = tmp_path / "demo"
-    folder.mkdir()
+    (folder / "images").mkdir(parents=True)
     (folder / "demo.item").write_text("item_id:token\ttitle:token_seq\tdescription:token_seq\timage:token\n")
     assert make(data_path=str(tmp_path))["data_path"] == str(folder)
 
@@ -136,3 +146,30 @@ def test_recboles_own_models_are_left_as_they_were():
     assert config["some_new_key"] == 1
     assert config["encoder"] is None
     assert config["eval_batch_size"] == 4096
+
+
+def test_numbers_written_as_texts_become_numbers():
+    config = make(epochs="3", learning_rate="1e-3", learner="Adam")
+    assert (config["epochs"], config["learning_rate"], config["learner"]) == (3, 1e-3, "adam")
+
+
+def test_an_encoder_for_each_modality_may_be_written_on_the_command_line(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["mmenc", "--encoder={image: classic, text: classic}"])
+    assert make()["encoder"] == {"image": "classic", "text": "classic"}
+
+
+def test_keys_of_other_models_are_taken_with_a_word(caplog):
+    """A YAML or a command line for several models names keys that ours does not read."""
+    assert make(n_layers=3)["n_layers"] == 3
+    assert "VBPR does not read n_layers" in caplog.text
+
+
+def test_the_data_sets_yaml_serves_recboles_models_too():
+    config = make(model="BPR")
+    assert config["valid_metric"] == "NDCG@20"
+    assert config["item_text"] is None
+
+
+def test_a_folder_of_pictures_that_does_not_exist():
+    with pytest.raises(DataError, match=r"image_dir: the folder .*demo/pictures does not exist"):
+        make(image_dir="pictures")

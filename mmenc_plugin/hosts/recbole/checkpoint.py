@@ -60,10 +60,10 @@ class _BareConfig:
         return object.__new__(Config)
 
 
-_PythonUnpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]  # its opcodes can be overridden
+_PythonUnpickler: Any = pickle._Unpickler  # its opcodes can be overridden
 
 
-class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
+class _Unpickler(_PythonUnpickler):
     dispatch = dict(_PythonUnpickler.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:

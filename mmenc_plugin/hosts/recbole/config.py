@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -26,15 +27,29 @@ _HOST_EXTRAS = {
     "model", "dataset", "config_file_list", "config_files", "model_list", "dataset_list", "valid_latex", "test_latex",
     "nproc", "world_size", "ip", "port", "group_offset", "offset", "local_rank",
     "params_file", "output_file", "display_file", "tool", "encoding", "neg_sampling", "training_neg_sample_num",
+    "model_ours", "model_baseline", "st_seed", "run_times",
     "convert_token_to_onehot", "token_num_threshold", "tail_ratio", "MODEL_TYPE", "MODEL_INPUT_TYPE",
     "ITEM_SEQ", "mask_ratio", "ft_ratio", "single_spec", "device", "save_step",
+}  # fmt: skip
+
+
+_log = logging.getLogger("mmenc_plugin")
+_FILES = {"inter", "user", "item", "kg", "link", "net", "ent"}
+# What the mappings among RecBole's settings may hold.
+_INSIDE = {
+    "eval_args": {"split", "order", "group_by", "mode"},
+    "train_neg_sample_args": {"distribution", "sample_num", "alpha", "dynamic", "candidate_num"},
+    "clip_grad_norm": {"max_norm", "norm_type", "error_if_nonfinite", "foreach"},
+    "load_col": _FILES,
+    "unload_col": _FILES,
+    "unused_col": _FILES,
 }  # fmt: skip
 
 
 class HostSettings(Settings):
     """Bounds of the RecBole keys whose wrong values would show only hours later, or never."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore")
 
     epochs: int = Field(300, ge=0, description="training epochs")
     learning_rate: float = Field(1e-3, gt=0, description="learning rate")
@@ -144,21 +159,21 @@ def recbole_model_names() -> tuple[str, ...]:
 
 
 def _add_our_defaults(config: Any, file: str) -> None:
-    """After RecBole's overall.yaml: the model's settings, then what its YAML and the data set's change."""
-    if Path(file).name != "overall.yaml" or not is_ours(config.model):
-        return
-    defaults = config.internal_config_dict
-    for kind in (FeatureSettings, models.registry.get(config.model).settings):
-        defaults.update(
-            {name: field.get_default(call_default_factory=True) for name, field in kind.model_fields.items()}
-        )
-    for folder, name in (("model", config.model), ("dataset", config.dataset)):
-        defaults.update(_own_yaml(folder, name))
+    """After RecBole's overall.yaml the model's settings and its YAML, after its sample.yaml the data set's YAML."""
+    defaults, ours = config.internal_config_dict, is_ours(config.model)
+    if Path(file).name == "overall.yaml" and ours:
+        for kind in (FeatureSettings, models.registry.get(config.model).settings):
+            fields = kind.model_fields.items()
+            defaults.update({name: field.get_default(call_default_factory=True) for name, field in fields})
+        defaults.update(_own_yaml(config, "model", config.model))
+    if Path(file).name == "sample.yaml":
+        dataset = _own_yaml(config, "dataset", config.dataset)
+        defaults.update({key: v for key, v in dataset.items() if ours or key not in FeatureSettings.model_fields})
 
 
-def _own_yaml(folder: str, name: str) -> dict[str, Any]:
+def _own_yaml(config: Any, folder: str, name: str) -> dict[str, Any]:
     path = resource_dir("yaml_configs") / folder / f"{name}.yaml"
-    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
+    return (yaml.load(path.read_text(encoding="utf-8"), config.yaml_loader) or {}) if path.is_file() else {}
 
 
 def _find_bundled_data(config: Any) -> None:
@@ -175,18 +190,38 @@ def _check(config: Any) -> None:
         return
     final = config.final_config_dict
     known = _host_keys(config) | plugin_keys(config.model)
-    check_keys(config.file_config_dict, known, "in a config file")
-    check_keys(config.variable_config_dict, known, "in config_dict")
-    check_keys(config.cmd_config_dict, known, "on the command line, which RecBole reads in every program")
+    given = {
+        "in a config file": config.file_config_dict,
+        "in config_dict": config.variable_config_dict,
+        "on the command line, which RecBole reads in every program": config.cmd_config_dict,
+    }
+    for where, keys in given.items():
+        check_keys([key for key in keys if key not in _keys_of_other_models()], known, where)
+    unread = sorted({key for keys in given.values() for key in keys} - known)
+    if unread:
+        _log.warning("%s does not read %s, which other models of RecBole do.", config.model, ", ".join(unread))
     settings, features = model_settings(final, config.model), feature_settings(final)
     final.update(settings.model_dump(), **features.model_dump())
     modes = final["eval_args"]["mode"].values()
     if "eval_batch_size" not in config.external_config_dict and set(modes) == {"full"}:
         final["eval_batch_size"] = _FULL_RANKING_BATCH
-    validate(HostSettings, final)
+    if isinstance(final["learner"], str):
+        final["learner"] = final["learner"].lower()
+    final.update(validate(HostSettings, final).model_dump())
+    _check_mappings(final)
     _check_valid_metric(final)
     _check_encoders(features)
     _check_columns(final, features)
+
+
+@functools.cache
+def _keys_of_other_models() -> frozenset[str]:
+    """The settings of RecBole's own models, which a YAML or a command line may set for baselines."""
+    import recbole
+
+    folder = Path(recbole.__file__).parent / "properties" / "model"
+    files = (yaml.safe_load(path.read_text(encoding="utf-8")) or {} for path in folder.glob("*.yaml"))
+    return frozenset(key for content in files for key in content)
 
 
 def _host_keys(config: Any) -> set[str]:
@@ -194,13 +229,25 @@ def _host_keys(config: Any) -> set[str]:
     return {*lists, *config.internal_config_dict, *_HOST_EXTRAS}
 
 
+def _check_mappings(final: Mapping[str, Any]) -> None:
+    for name, known in _INSIDE.items():
+        if isinstance(final.get(name), dict):
+            check_keys(final[name], known | set(final.get("additional_feat_suffix") or ()), f"inside {name}")
+    if final["train_neg_sample_args"] in (None, "None") or final["train_neg_sample_args"].get("distribution") is None:
+        raise SettingsError(
+            f"train_neg_sample_args is {final['train_neg_sample_args']!r}, but {final['model']} learns from items that "
+            "were not taken: leave it out, or set its distribution to uniform or popularity."
+        )
+
+
 def _check_valid_metric(final: Mapping[str, Any]) -> None:
     metrics, topk = [m.lower() for m in final["metrics"]], final["topk"]
-    name, _, k = str(final["valid_metric"]).partition("@")
-    if name.lower() not in metrics or (k and int(k) not in topk):
+    ranking = final["eval_type"].name == "RANKING"
+    names = [f"{metric}@{k}" for metric in metrics for k in topk] if ranking else metrics
+    if str(final["valid_metric"]).lower() not in names:
         raise SettingsError(
             f"valid_metric is {final['valid_metric']}, which is not among metrics {final['metrics']} at topk {topk}. "
-            "Add it there, or choose one of those."
+            f"Choose one of {', '.join(names)}, or change those."
         )
 
 
@@ -222,6 +269,9 @@ def _check_columns(final: Mapping[str, Any], features: FeatureSettings) -> None:
             f"{final['ITEM_ID_FIELD']}, {', '.join([*features.item_text, features.item_image])}."
         )
     header = read_header(path, final["field_separator"])
+    pictures = path.parent / features.image_dir
+    if "image" in features.modalities and not pictures.is_dir():
+        raise DataError(f"image_dir: the folder {pictures} does not exist. Name the one that holds the pictures.")
     wanted = [(final["ITEM_ID_FIELD"], "ITEM_ID_FIELD")]
     wanted += [(column, "item_text") for column in features.item_text if "text" in features.modalities]
     wanted += [(features.item_image, "item_image")] * ("image" in features.modalities)

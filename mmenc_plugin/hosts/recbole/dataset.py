@@ -15,7 +15,7 @@ dataset_arguments.extend(key for key in FeatureSettings.model_fields if key not 
 
 
 class MultimodalDataset(Dataset):
-    """RecBole's Dataset; the texts and picture names of `.item` never become RecBole's own features."""
+    """RecBole's Dataset; texts and picture names are read here, not by RecBole, whose `load_col` names none."""
 
     def _load_data(self, token: str, dataset_path: str) -> None:
         super()._load_data(token, dataset_path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -64,12 +64,12 @@ def run_with_baselines(launch: Launch, baselines: Sequence[str]) -> dict[str, di
     Returns:
         name -> RecBole's result, the model first.
     """
-    shared = _shared_settings(make_config(launch)) if baselines else None
+    shared = _shared_settings(make_config(launch))
+    others = [replace(launch, model=name) for name in baselines]
+    for other in others:
+        make_config(other)  # what is wrong with a baseline shows before anything is trained
     results = {launch.model: run(launch)}
-    for name in baselines:
-        other = Launch(name, launch.dataset, launch.config_files, launch.overrides, launch.processes)
-        results[name] = run(other, dict(shared or {}))
-    return results
+    return results | {other.model: run(other, dict(shared)) for other in others}
 
 
 def _shared_settings(config: Any) -> dict[str, Any]:
