@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -129,7 +129,11 @@ def extract(
 def _locked(path: Path) -> Iterator[None]:
     lock = FileLock(path)
     with writing(path.parent):
-        lock.acquire()
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            _log.warning("another process is encoding into %s; waiting for it", path.with_suffix(""))
+            lock.acquire()
     try:
         yield
     finally:
