@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from mmenc_plugin.types import Citation
+
 HELP = "models, encoders, kernels and settings, with the paper of each"
 DESCRIPTION = "List what is registered, by this package and by others that add to it."
 EXAMPLES = """\
@@ -89,5 +91,5 @@ def _settings() -> Table:
     return ("of", "setting", "default", "meaning"), rows
 
 
-def _paper(citation: object) -> str:
-    return f"{citation.authors} {citation.year}, {citation.title}, {citation.url}"  # type: ignore[attr-defined]
+def _paper(citation: Citation) -> str:
+    return f"{citation.authors} {citation.year}, {citation.title}, {citation.url}"

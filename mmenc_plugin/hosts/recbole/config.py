@@ -188,18 +188,8 @@ def _check(config: Any) -> None:
     """Everything that can be wrong is found here, before any data is read."""
     if not is_ours(config.model):
         return
+    _check_given_keys(config)
     final = config.final_config_dict
-    known = _host_keys(config) | plugin_keys(config.model)
-    given = {
-        "in a config file": config.file_config_dict,
-        "in config_dict": config.variable_config_dict,
-        "on the command line, which RecBole reads in every program": config.cmd_config_dict,
-    }
-    for where, keys in given.items():
-        check_keys([key for key in keys if key not in _keys_of_other_models()], known, where)
-    unread = sorted({key for keys in given.values() for key in keys} - known)
-    if unread:
-        _log.warning("%s does not read %s, which other models of RecBole do.", config.model, ", ".join(unread))
     settings, features = model_settings(final, config.model), feature_settings(final)
     final.update(settings.model_dump(), **features.model_dump())
     modes = final["eval_args"]["mode"].values()
@@ -212,6 +202,21 @@ def _check(config: Any) -> None:
     _check_valid_metric(final)
     _check_encoders(features)
     _check_columns(final, features)
+
+
+def _check_given_keys(config: Any) -> None:
+    """Every key of the user is known; one that only other models read is taken with a warning."""
+    known = _host_keys(config) | plugin_keys(config.model)
+    given = {
+        "in a config file": config.file_config_dict,
+        "in config_dict": config.variable_config_dict,
+        "on the command line, which RecBole reads in every program": config.cmd_config_dict,
+    }
+    for where, keys in given.items():
+        check_keys([key for key in keys if key not in _keys_of_other_models()], known, where)
+    unread = sorted({key for keys in given.values() for key in keys} - known)
+    if unread:
+        _log.warning("%s does not read %s, which other models of RecBole do.", config.model, ", ".join(unread))
 
 
 @functools.cache
