@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from torch import Tensor
 
-Modality = Literal["image", "text"]
-MODALITIES: tuple[Modality, ...] = ("image", "text")
+Modality = Literal["image", "text", "fused"]
+MODALITIES: tuple[Modality, ...] = ("image", "text", "fused")  # fused: a joint encoder's one vector of both
 
 
 @dataclass(frozen=True)

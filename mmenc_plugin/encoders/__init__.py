@@ -4,6 +4,7 @@ A family is one module of this folder (or of another package, through the entry-
 `mmenc.encoders`) with a class that `register`s itself.
 """
 
+from mmenc_plugin.encoders._pictures import PictureRule
 from mmenc_plugin.encoders.base import Encoder, EncoderSpec, build, check, register, registry
 
-__all__ = ["Encoder", "EncoderSpec", "build", "check", "register", "registry"]
+__all__ = ["Encoder", "EncoderSpec", "PictureRule", "build", "check", "register", "registry"]

@@ -6,9 +6,9 @@ import hashlib
 import importlib
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from PIL import Image
@@ -16,11 +16,14 @@ from torch import Tensor, nn
 
 from mmenc_plugin.data.media import open_image
 from mmenc_plugin.encoders import _torchvision
+from mmenc_plugin.encoders._pictures import PictureRule, normalize, prepare_fast
 from mmenc_plugin.errors import MissingExtraError, SettingsError
 from mmenc_plugin.registry import Registry
-from mmenc_plugin.types import Citation, Modality
+from mmenc_plugin.types import Citation, ItemTable, Modality
 
 Tokens = dict[str, Tensor]
+Precision = Literal["float32", "bfloat16"]
+Preparation = Literal["exact", "fast"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,9 @@ class EncoderSpec:
         preprocessing: by modality, how pictures and texts are prepared (sizes, means, resampling, token
             limits), and what else the outputs depend on and the weights do not tell.
         licence: of the weights, as far as known.
+        precision: of the weights and of the computation; `build` sets it.
+        preparation: exact is the encoder's own library's pixels, fast a quicker decoder and resize
+            (a grey level apart); `build` sets it.
     """
 
     family: str
@@ -45,6 +51,8 @@ class EncoderSpec:
     width: dict[str, int]
     preprocessing: dict[str, Any]
     licence: str = "unknown"
+    precision: Precision = "float32"
+    preparation: Preparation = "exact"
 
     def recipe(self) -> dict[str, Any]:
         """The part of the spec that decides the outputs; a path does not, the bytes behind it do."""
@@ -59,7 +67,8 @@ class Encoder(nn.Module):
     """Base of all encoders.
 
     A family sets the class attributes, builds itself from the URI's rest in `from_rest`, fills
-    `self.spec`, and implements the methods of its modalities. The output for an item may not depend
+    `self.spec` (and `self.picture`, if it takes pictures), and implements the methods of its
+    modalities. The output for an item may not depend
     on the rest of its batch, and preprocessing may not be random.
     """
 
@@ -70,6 +79,7 @@ class Encoder(nn.Module):
     extra: ClassVar[str] = ""
 
     spec: EncoderSpec
+    picture: PictureRule  # of encoders that take pictures
 
     @classmethod
     def check(cls, rest: str) -> None:
@@ -103,27 +113,52 @@ class Encoder(nn.Module):
         except ImportError as error:
             raise MissingExtraError(f"the encoder family {cls.family}", cls.extra, error) from error
 
-    def preprocess_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Pictures of any size and mode -> pixels [B, 3, H, W] float32."""
+    def prepare_image(self, image: Image.Image) -> Tensor:
+        """A picture of any size and mode -> uint8 [3, H, W], resized and cropped as the encoder's own library does."""
         raise NotImplementedError
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Prepared pictures, uint8 [B, 3, H, W] -> float32 [B, 3, H, W] as the network takes them."""
+        return normalize(pixels, self.picture)
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """Texts -> named tensors [B, L]."""
         raise NotImplementedError
 
     def encode_image(self, pixels: Tensor) -> Tensor:
-        """Pixels [B, 3, H, W] -> features [B, D]."""
+        """Normalised pixels [B, 3, H, W] -> features [B, D]."""
         raise NotImplementedError
 
     def encode_text(self, tokens: Tokens) -> Tensor:
         """Tokens [B, L] -> features [B, D]."""
         raise NotImplementedError
 
+    def encode_pair(self, pixels: Tensor, tokens: Tokens) -> Tensor:
+        """Normalised pixels [B, 3, H, W] and tokens [B, L] -> features [B, D] of both together; joint encoders only."""
+        raise NotImplementedError
+
     @property
     def device(self) -> torch.device:
         """Where the weights are; the CPU for an encoder that has none."""
-        tensor = next(self.parameters(), None)
-        return tensor.device if tensor is not None else torch.device("cpu")
+        return self._weight.device
+
+    @property
+    def _weight(self) -> Tensor:
+        return next(self.parameters(), torch.empty(0))
+
+    def prepare_file(self, path: Path) -> Tensor:
+        """The picture in a file -> uint8 [3, H, W], in the way that the spec's `preparation` names.
+
+        Raises:
+            MediaError: the file does not hold a picture that is taken.
+        """
+        if self.spec.preparation == "fast":
+            return prepare_fast(path, self.picture)
+        return self.prepare_image(open_image(path))
+
+    def preprocess_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """Pictures of any size and mode -> normalised pixels [B, 3, H, W] float32."""
+        return self.normalize(torch.stack([self.prepare_image(image) for image in images]))
 
     @torch.no_grad()
     def embed_images(self, images: Sequence[Image.Image | Path | str]) -> Tensor:
@@ -132,23 +167,60 @@ class Encoder(nn.Module):
         Raises:
             MediaError: a path that does not hold a picture that is taken.
         """
-        opened = (image if isinstance(image, Image.Image) else open_image(Path(image)) for image in images)
-        return self.embed_pixels([self.preprocess_images([image])[0] for image in opened])
-
-    @torch.no_grad()
-    def embed_pixels(self, pixels: Sequence[Tensor]) -> Tensor:
-        """Preprocessed pictures, B of [3, H, W] -> features [B, D] float32 on the CPU."""
-        if not pixels:
-            return torch.zeros(0, self.spec.width["image"])
-        return self.encode_image(torch.stack(list(pixels)).to(self.device)).float().cpu()
+        return self.embed("image", [self._prepared(image) for image in images])
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Texts -> features [B, D] float32 on the CPU."""
-        if not texts:
-            return torch.zeros(0, self.spec.width["text"])
-        tokens = {name: tensor.to(self.device) for name, tensor in self.tokenize(texts).items()}
-        return self.encode_text(tokens).float().cpu()
+        return self.embed("text", texts)
+
+    @torch.no_grad()
+    def embed_pairs(self, images: Sequence[Image.Image | Path | str], texts: Sequence[str]) -> Tensor:
+        """Pictures with their texts -> features [B, D] float32 on the CPU; joint encoders only.
+
+        Raises:
+            MediaError: a path that does not hold a picture that is taken.
+        """
+        return self.embed("fused", list(zip(map(self._prepared, images), texts, strict=True)))
+
+    def embed(self, modality: Modality, inputs: Sequence[Any]) -> Tensor:
+        """What the encoder makes of B items: features [B, D] float32 on the CPU.
+
+        Args:
+            modality: one of the encoder's.
+            inputs: B prepared pictures uint8 [3, H, W], B texts, or (fused) B pairs of the two.
+        """
+        if not inputs:
+            return torch.zeros(0, self.spec.width[modality])
+        if modality == "image":
+            out = self.encode_image(self._pixels(inputs))
+        elif modality == "text":
+            out = self.encode_text(self._tokens(inputs))
+        else:
+            pictures, texts = zip(*inputs, strict=True)
+            out = self.encode_pair(self._pixels(pictures), self._tokens(texts))
+        return out.float().cpu()
+
+    def _prepared(self, image: Image.Image | Path | str) -> Tensor:
+        return self.prepare_image(image) if isinstance(image, Image.Image) else self.prepare_file(Path(image))
+
+    def _pixels(self, prepared: Sequence[Tensor]) -> Tensor:
+        return self.normalize(torch.stack(list(prepared)).to(self.device)).to(self._weight.dtype)
+
+    def _tokens(self, texts: Sequence[str]) -> Tokens:
+        return {name: tensor.to(self.device) for name, tensor in self.tokenize(list(texts)).items()}
+
+
+class ReadyFeatures(Encoder):
+    """Base of families that bring features which somebody has already: rows are looked up, nothing is encoded."""
+
+    def rows(self, items: ItemTable) -> Tensor:
+        """The row of each item [N] int64, -1 for an item that has none."""
+        raise NotImplementedError
+
+    def values(self, rows: Tensor) -> Tensor:
+        """Features [B, D] float32 of rows [B], none of them -1."""
+        raise NotImplementedError
 
 
 registry: Registry[type[Encoder]] = Registry("encoder family", "mmenc_plugin.encoders", "mmenc.encoders")
@@ -179,12 +251,20 @@ def check(uri: str, modality: Modality | None = None) -> None:
     kind.check(rest)
 
 
-def build(uri: str, device: str | torch.device = "cpu") -> Encoder:
+def build(
+    uri: str,
+    device: str | torch.device = "cpu",
+    precision: Precision = "float32",
+    preparation: Preparation = "exact",
+) -> Encoder:
     """The encoder that a URI names, ready to encode.
 
     Args:
         uri: `family:architecture/weights`, e.g. "openclip:ViT-B-32/laion2b_s34b_b79k" or "classic".
         device: where it computes.
+        precision: bfloat16 casts the weights: about twice as fast where the processor knows it.
+        preparation: of pictures. exact: the pixels of the encoder's own library, bit for bit; fast: a quicker
+            decoder and resize, at most a grey level or two apart.
 
     Returns:
         The encoder, in evaluation mode.
@@ -193,10 +273,15 @@ def build(uri: str, device: str | torch.device = "cpu") -> Encoder:
         UnknownNameError: no such family, architecture or weights tag.
         WeightsError: the weights cannot be found or loaded.
         MissingExtraError: the family's library is not installed.
+        SettingsError: the encoder's way with pictures has no fast form.
     """
     check(uri)
     family, rest = _split(uri)
-    return registry.get(family).from_rest(rest).to(device).eval()
+    encoder = registry.get(family).from_rest(rest)
+    if preparation == "fast" and "image" in encoder.modalities and not encoder.picture.has_fast_form:
+        raise SettingsError(f"encoder '{uri}' prepares pictures in a way that has no fast form. Use exact.")
+    encoder.spec = replace(encoder.spec, precision=precision, preparation=preparation)
+    return encoder.to(device, getattr(torch, precision)).eval()
 
 
 def _split(uri: str) -> tuple[str, str]:

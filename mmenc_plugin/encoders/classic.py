@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from mmenc_plugin.encoders._pictures import PictureRule, to_rgb
 from mmenc_plugin.encoders.base import Encoder, EncoderSpec, Tokens, register
 from mmenc_plugin.errors import SettingsError
 from mmenc_plugin.types import Citation
@@ -41,6 +42,7 @@ class Classic(Encoder):
 
     def __init__(self) -> None:
         super().__init__()
+        self.picture = PictureRule(SIDE, SIDE, resize="squash", resample="bilinear", alpha="white")
         self.spec = EncoderSpec(
             family="classic",
             architecture="colour-layout-hash-1",
@@ -48,7 +50,7 @@ class Classic(Encoder):
             weights_sha256="",
             width={"image": IMAGE_WIDTH, "text": TEXT_WIDTH},
             preprocessing={
-                "image": {"size": SIDE, "resample": "bilinear", "background": "white", "crop": "none"},
+                "image": self.picture.as_dict(),
                 "text": {"tokens": "lower-case words and pairs", "counts": "log(1 + n)", "norm": "l2"},
             },
             licence="Apache-2.0",
@@ -65,9 +67,10 @@ class Classic(Encoder):
         """See the base class."""
         return cls()
 
-    def preprocess_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Pictures -> [B, 3, 64, 64] in 0..1, transparent parts on white."""
-        return torch.stack([_pixels(image) for image in images])
+    def prepare_image(self, image: Image.Image) -> Tensor:
+        """A picture -> uint8 [3, 64, 64], transparent parts on white."""
+        small = to_rgb(image, "white").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+        return torch.from_numpy(np.array(small)).permute(2, 0, 1)
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """Texts -> `bucket` [B, L] int64 and `value` [B, L] float32, padded with value 0."""
@@ -96,15 +99,6 @@ class Classic(Encoder):
         damped = value.sign() * torch.log1p(value.abs())
         out = torch.zeros(len(value), TEXT_WIDTH, device=value.device)
         return F.normalize(out.scatter_add_(1, tokens["bucket"], damped), dim=1)
-
-
-def _pixels(image: Image.Image) -> Tensor:
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    small = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(small)).permute(2, 0, 1).float() / 255
 
 
 def _layout(pixels: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mmenc_plugin.encoders._pictures import PictureRule
 from mmenc_plugin.encoders.base import Encoder, EncoderSpec, Tokens, is_local, register, weights_digest
 from mmenc_plugin.errors import SettingsError, WeightsError, unknown_name
 from mmenc_plugin.types import Citation
@@ -40,11 +41,8 @@ class OpenClip(Encoder):
 
     def __init__(self, model: Any, tokenizer: Any, architecture: str, weights: str) -> None:
         super().__init__()
-        from open_clip.transform import PreprocessCfg, image_transform_v2
-
         self.model, self._tokenizer = model, tokenizer
-        picture = dict(model.visual.preprocess_cfg)
-        self._transform = image_transform_v2(PreprocessCfg(**picture), is_train=False)
+        self._transform, self.picture = _picture_way(dict(model.visual.preprocess_cfg))
         width = _widths(model, self)
         gelu = next(type(m).__name__ for m in model.modules() if "gelu" in type(m).__name__.lower())
         self.spec = EncoderSpec(
@@ -54,7 +52,7 @@ class OpenClip(Encoder):
             weights_sha256=weights_digest(model),
             width=width,
             preprocessing={
-                "image": {"gelu": gelu} | {k: list(v) if isinstance(v, tuple) else v for k, v in picture.items()},
+                "image": {"gelu": gelu} | self.picture.as_dict(),
                 "text": {
                     "gelu": gelu,
                     "tokenizer": type(tokenizer).__name__,
@@ -96,9 +94,9 @@ class OpenClip(Encoder):
             raise _weights_error(rest, weights, error) from error
         return cls(model, tokenizer, architecture, weights)
 
-    def preprocess_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """OpenCLIP's own evaluation transform: pictures -> [B, 3, H, W]."""
-        return torch.stack([self._transform(image) for image in images])
+    def prepare_image(self, image: Image.Image) -> Tensor:
+        """OpenCLIP's own evaluation transform up to its uint8 pixels: a picture -> [3, H, W]."""
+        return self._transform(image)  # type: ignore[no-any-return]
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """Texts -> `ids` [B, L], cut at the tower's context length (77 tokens)."""
@@ -130,6 +128,30 @@ def _options(open_clip: Any, architecture: str, weights: str) -> dict[str, Any]:
     tag = open_clip.get_pretrained_cfg(architecture, weights)
     pretrained = weights if tag else str(Path(weights).expanduser())
     return {"pretrained": pretrained, "require_pretrained": True, "force_quick_gelu": bool(tag.get("quick_gelu"))}
+
+
+def _picture_way(config: dict[str, Any]) -> tuple[Any, PictureRule]:
+    """OpenCLIP's evaluation transform, without its last two steps (to floats, normalise), and the rule it follows."""
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+    from torchvision.transforms import Compose, Normalize, PILToTensor
+
+    steps = image_transform_v2(PreprocessCfg(**config), is_train=False).transforms
+    if not isinstance(steps[-1], Normalize) or "ToTensor" not in type(steps[-2]).__name__:
+        raise TypeError(f"this version of OpenCLIP ends its transform in {steps[-2:]}, not in ToTensor and Normalize.")
+    size = config["size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    plain = config["resize_mode"] == "squash" or (config["resize_mode"] == "shortest" and height == width)
+    rule = PictureRule(
+        height,
+        width,
+        tuple(config["mean"]),
+        tuple(config["std"]),
+        resize=config["resize_mode"] if plain else "other",
+        resize_to=height,
+        resample=config["interpolation"],
+        detail="" if plain else repr(steps[:-2]),
+    )
+    return Compose([*steps[:-2], PILToTensor()]), rule
 
 
 def _widths(model: Any, encoder: OpenClip) -> dict[str, int]:

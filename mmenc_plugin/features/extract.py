@@ -62,8 +62,8 @@ class _Job:
                 rejected[row] = str(error)
         if not inputs:
             return {}
-        embed = self.encoder.embed_pixels if self.modality == "image" else self.encoder.embed_texts
-        features = dict(zip(inputs, embed(list(inputs.values())), strict=True))
+        with torch.inference_mode():
+            features = dict(zip(inputs, self.encoder.embed(self.modality, list(inputs.values())), strict=True))
         for row in [row for row, feature in features.items() if not feature.isfinite().all()]:
             rejected[row] = "the encoder gave a value that is not finite"
             del features[row]
@@ -71,8 +71,7 @@ class _Job:
 
     def _input(self, row: int) -> Tensor | str:
         if self.modality == "image":  # prepared one by one, so that no batch of large pictures is held
-            picture = media.open_image(media.resolve(self.items.image_dir, self.items.images[row]))
-            return self.encoder.preprocess_images([picture])[0]
+            return self.encoder.prepare_file(media.resolve(self.items.image_dir, self.items.images[row]))
         if not self.items.texts[row]:
             raise MediaError("no text")
         return self.items.texts[row]

@@ -10,7 +10,7 @@ from mmenc_plugin.data.digests import json_digest
 from mmenc_plugin.encoders import EncoderSpec
 from mmenc_plugin.types import Modality
 
-FORMAT = 1  # of the store; a change of the files' layout counts it up
+FORMAT = 2  # of the store; a change of the files' layout counts it up
 
 
 @dataclass(frozen=True)

@@ -124,8 +124,9 @@ class EncoderContract:
         if "image" not in encoder.modalities:
             return
         pictures = [open_image(samples.picture_file(tmp_path, seed, mode)) for seed in (1, 2)]
-        pixels = encoder.preprocess_images(pictures)
-        assert (pixels.ndim, pixels.shape[1], pixels.dtype) == (4, 3, torch.float32)
+        prepared = [encoder.prepare_image(picture) for picture in pictures]
+        assert all(pixels.dtype == torch.uint8 for pixels in prepared)
+        assert encoder.preprocess_images(pictures).dtype == torch.float32
         out = encoder.embed_images(pictures)
         assert out.isfinite().all()
         assert not torch.allclose(out[0], out[1], atol=1e-4)

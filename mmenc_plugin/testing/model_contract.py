@@ -23,7 +23,7 @@ from mmenc_plugin.errors import SettingsError
 from mmenc_plugin.models import MultimodalRecommender
 from mmenc_plugin.testing import samples
 from mmenc_plugin.testing.samples import Checkerboard, checkerboard
-from mmenc_plugin.types import MODALITIES, Embeddings, Modality
+from mmenc_plugin.types import Embeddings, Modality
 
 
 class ModelContract:
@@ -178,7 +178,7 @@ class ModelContract:
         assert set(model.state_dict()) >= {name for name, _ in model.named_parameters()}
         assert not [name for name in model.state_dict() if name.startswith("features.")]
 
-    @pytest.mark.parametrize("modality", MODALITIES)
+    @pytest.mark.parametrize("modality", ["image", "text"])
     def test_items_are_told_apart_by_each_modality(self, modality: Modality) -> None:
         """Other features of one modality, all else equal, give other scores."""
         data = checkerboard()

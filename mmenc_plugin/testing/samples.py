@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from mmenc_plugin.encoders import Encoder
 from mmenc_plugin.features import AlignedFeatures, FrozenFeatures
 from mmenc_plugin.models import MultimodalRecommender
-from mmenc_plugin.types import MODALITIES, Interactions, Modality, TripletBatch
+from mmenc_plugin.types import Interactions, Modality, TripletBatch
 
 # The modes of files that `open_image` lets through.
 PICTURE_MODES = ("RGB", "RGBA", "L", "LA", "P", "PA", "1", "I;16", "I", "F", "YCbCr")
-SUBSETS: tuple[tuple[Modality, ...], ...] = (("image",), ("text",), ("image", "text"))
+SUBSETS: tuple[tuple[Modality, ...], ...] = (("image",), ("text",), ("fused",), ("image", "text"))
 TEXTS = ("a red shoe", "blue", "word " * 200 + "end", "Überzug für ein Sofa, 日本語", "It's 50% off!\nTwo lines.", " ")
 
 
@@ -48,6 +48,8 @@ def inputs_of(modality: Modality) -> list[Any]:
     """Items of a modality that have different sizes, or lengths."""
     if modality == "text":
         return list(TEXTS)
+    if modality == "fused":
+        return list(zip(inputs_of("image"), TEXTS, strict=False))
     return [picture(seed, size) for seed, size in enumerate([(40, 30), (9, 200), (64, 64), (333, 17), (8, 8)])]
 
 
@@ -94,7 +96,7 @@ class Checkerboard:
         return TripletBatch(users, self.interactions.items, negatives)
 
 
-def checkerboard(modalities: Sequence[Modality] = MODALITIES, n: int = 24, taken: int = 6) -> Checkerboard:
+def checkerboard(modalities: Sequence[Modality] = ("image", "text"), n: int = 24, taken: int = 6) -> Checkerboard:
     """Make a checkerboard.
 
     Args:
@@ -120,6 +122,8 @@ def checkerboard(modalities: Sequence[Modality] = MODALITIES, n: int = 24, taken
 
 def embed(encoder: Encoder, modality: Modality, inputs: Sequence[Any]) -> Tensor:
     """What the encoder makes of items of a modality: [B, D]."""
+    if modality == "fused":
+        return encoder.embed_pairs(*zip(*inputs, strict=True))
     return encoder.embed_images(inputs) if modality == "image" else encoder.embed_texts(inputs)
 
 

@@ -25,13 +25,9 @@ class Spy(Classic):
         super().__init__()
         self.sizes = []
 
-    def embed_pixels(self, pixels):
-        self.sizes.append(len(pixels))
-        return super().embed_pixels(pixels)
-
-    def embed_texts(self, texts):
-        self.sizes.append(len(texts))
-        return super().embed_texts(texts)
+    def embed(self, modality, inputs):
+        self.sizes.append(len(inputs))
+        return super().embed(modality, inputs)
 
 
 @pytest.fixture
@@ -231,11 +227,8 @@ def test_an_empty_table_is_an_error(make_items, tmp_path):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_an_item_that_the_encoder_fails_on_is_masked(make_items, tmp_path, modality, value):
     class Failing(Spy):
-        def embed_pixels(self, pixels):
-            return self.spoil(super().embed_pixels(pixels))
-
-        def embed_texts(self, texts):
-            return self.spoil(super().embed_texts(texts))
+        def embed(self, modality, inputs):
+            return self.spoil(super().embed(modality, inputs))
 
         def spoil(self, out):
             out[1, 3] = value

@@ -32,13 +32,13 @@ ids, texts, images, image_dir, store, shard, batch, stop, folder = json.loads(sy
 folder, calls = Path(folder), 0
 
 class Slow(Classic):
-    def embed_pixels(self, pixels):
+    def embed(self, modality, inputs):
         global calls
         calls += 1
         if calls > stop:
             (folder / "stuck").touch()
             time.sleep(600)
-        return super().embed_pixels(pixels)
+        return super().embed(modality, inputs)
 
 module = importlib.import_module("mmenc_plugin.features.extract")
 module.SHARD = shard
@@ -58,11 +58,11 @@ class Spy(Classic):
         super().__init__()
         self.count, self.fail_after = 0, fail_after
 
-    def embed_pixels(self, pixels):
+    def embed(self, modality, inputs):
         if self.count >= self.fail_after:
             raise RuntimeError("the encoder failed")
-        self.count += len(pixels)
-        return super().embed_pixels(pixels)
+        self.count += len(inputs)
+        return super().embed(modality, inputs)
 
 
 @pytest.fixture(autouse=True)
@@ -256,7 +256,7 @@ def test_a_store_that_cannot_be_made_is_an_error_before_any_work(items, tmp_path
 
 def test_a_system_error_of_the_encoder_is_not_taken_for_the_stores(items, tmp_path):
     class Broken(Classic):
-        def embed_pixels(self, pixels):
+        def embed(self, modality, inputs):
             raise OSError("the graphics card fell off the bus")
 
     with pytest.raises(OSError, match="fell off the bus") as caught:
