@@ -1,6 +1,5 @@
 """Pixels: normalised as torchvision does, and prepared the fast way within a measured distance of the exact one."""
 
-import io
 import json
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -8,16 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms, ImageDraw
+from PIL import Image, ImageDraw
 
 from mmenc_plugin import encoders
 from mmenc_plugin.data import open_image
-from mmenc_plugin.encoders import _pictures, _torchvision
+from mmenc_plugin.encoders import _torchvision
 from mmenc_plugin.encoders._pictures import PictureRule, normalize, prepare_fast, to_rgb
-from mmenc_plugin.errors import MediaError
 
 _torchvision.state()
-import simplejpeg  # noqa: E402
 from torchvision import transforms  # noqa: E402
 
 RULES = {
@@ -193,126 +190,6 @@ def test_features_of_the_fast_way_point_the_same_way(file, tiny_clip):
     slow, fast = (encoders.build(uri, preparation=way).embed_images(paths) for way in ("exact", "fast"))
     assert torch.cosine_similarity(slow, fast).min() >= 0.9999
     assert not torch.equal(slow, fast)
-
-
-# --- JPEGs: simplejpeg's pixels are Pillow's --------------------------------------------------------
-
-
-@pytest.fixture
-def decoders(monkeypatch):
-    """decoders(path, rule): prepared with simplejpeg's decoder and with Pillow's; and how often the first worked."""
-    decode, worked = simplejpeg.decode_jpeg, []
-
-    def counted(*args, **options):
-        out = decode(*args, **options)
-        worked.append(out)
-        return out
-
-    def both(path, rule=RULES["large"]):
-        monkeypatch.setattr(simplejpeg, "decode_jpeg", counted)
-        fast = prepare_fast(path, rule, exact(rule))
-        monkeypatch.setattr(_pictures, "simplejpeg", None)
-        without = prepare_fast(path, rule, exact(rule))
-        monkeypatch.setattr(_pictures, "simplejpeg", simplejpeg)
-        return fast, without, len(worked)
-
-    return both
-
-
-PHOTO = next(reversed(list(drawings((123, 157)))))
-
-
-@pytest.mark.parametrize("sampling", ["444", "422", "420", "440", "411"])
-@pytest.mark.parametrize("quality", [20, 90])
-def test_pixels_of_every_sampling_are_those_of_pillow(tmp_path, decoders, sampling, quality):
-    data = simplejpeg.encode_jpeg(PHOTO.astype(np.uint8), quality=quality, colorsubsampling=sampling)
-    (tmp_path / "x.jpg").write_bytes(data)
-    fast, without, worked = decoders(tmp_path / "x.jpg")
-    assert worked == 1
-    assert torch.equal(fast, without)
-
-
-PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-KINDS = {
-    "progressive": {"progressive": True},
-    "optimised": {"optimize": True},
-    "restart markers": {"restart_marker_blocks": 3},
-    "profile": {"icc_profile": PROFILE},
-    "stored in RGB": {"keep_rgb": True, "subsampling": 0},
-    "several pictures": {"format": "MPO", "save_all": True, "append_images": [Image.new("RGB", (64, 64))]},
-}
-
-
-@pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
-@pytest.mark.parametrize("size", [(123, 157), (33, 16), (8, 9), (64, 7 * 16 + 1)])
-def test_pixels_of_every_kind_of_jpeg_are_those_of_pillow(file, decoders, options, size):
-    *_, photo = drawings(size)
-    fast, without, worked = decoders(file(photo, "x.jpg", **options))
-    assert worked == 1
-    assert torch.equal(fast, without)
-
-
-@pytest.mark.parametrize("progressive", [False, True])
-def test_pixels_of_grey_jpegs_are_those_of_pillow(file, decoders, progressive):
-    path = file(Image.fromarray(PHOTO.astype(np.uint8)).convert("L"), "x.jpg", progressive=progressive)
-    fast, without, worked = decoders(path)
-    assert worked == 1
-    assert torch.equal(fast, without)
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_photo_is_turned_before_it_is_resized(file, orientation):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    assert difference(file(PHOTO, "x.jpg", exif=exif), RULES["bilinear"]).max() <= 2
-
-
-def test_four_inks_are_left_to_pillow(file, decoders):
-    picture = Image.fromarray(PHOTO.astype(np.uint8)).convert("CMYK")
-    fast, without, worked = decoders(file(picture, "x.jpg"))
-    assert worked == 0
-    assert torch.equal(fast, without)
-
-
-def test_without_the_package_pillow_decodes(python):
-    look = "from mmenc_plugin.encoders import _pictures; print(_pictures.simplejpeg)"
-    done = python(f"import sys; sys.modules['simplejpeg'] = None; {look}")
-    assert done.stdout == "None\n", done.stderr
-
-
-# --- The same files are taken and refused -----------------------------------------------------------
-
-
-def outcome(prepare):
-    """The pixels, or the reason."""
-    try:
-        return prepare().tolist()
-    except MediaError as error:
-        return str(error)
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about what it finds
-@pytest.mark.parametrize("kind", ["baseline", "progressive", "restart markers"])
-def test_damaged_jpegs_are_taken_or_refused_as_in_exact_mode(tmp_path, kind):
-    """Bytes changed anywhere: the pixels of Pillow's decoder, or its reason."""
-    rng, rule = np.random.default_rng(0), PictureRule(32, 32, resize="squash", resample="bilinear")
-    out = io.BytesIO()
-    Image.fromarray(PHOTO.astype(np.uint8)[:40, :40]).save(out, "JPEG", **KINDS.get(kind, {}))
-    whole, reasons = out.getvalue(), set()
-    for _ in range(150):
-        data = bytearray(whole)
-        for position in rng.integers(2, len(data), rng.integers(1, 4)):
-            data[position] = rng.choice([0, 255, rng.integers(256)])
-        (tmp_path / "x.jpg").write_bytes(data if rng.random() < 0.8 else data[: rng.integers(len(data))])
-        fast = outcome(lambda: prepare_fast(tmp_path / "x.jpg", rule, exact(rule)))
-        slow = outcome(lambda: exact(rule)(open_image(tmp_path / "x.jpg")))
-        assert isinstance(fast, str) == isinstance(slow, str)
-        if isinstance(fast, str):
-            assert fast == slow
-        else:
-            assert np.abs(np.array(fast) - np.array(slow)).max() <= 2
-        reasons.add(fast if isinstance(fast, str) else "taken")
-    assert {"taken", "truncated or damaged"} <= reasons
 
 
 # --- In threads -------------------------------------------------------------------------------------
