@@ -153,8 +153,8 @@ def _reason(error: Exception) -> str:
         return _TOO_LARGE
     if isinstance(error, MemoryError):
         return "more memory is needed than there is"
-    if "MAX_TEXT" in str(error):  # names of Pillow's bounds
-        return "more text beside the picture than Pillow takes"
+    if any(words in str(error).lower() for words in ("decompressed data too large", "in text chunks")):  # of a PNG
+        return "more data beside the picture than Pillow takes"
     return "truncated or damaged"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -17,8 +18,9 @@ from mmenc_plugin.features import AlignedFeatures, FrozenFeatures
 from mmenc_plugin.models import MultimodalRecommender
 from mmenc_plugin.types import Interactions, Modality, TripletBatch
 
-# The modes of files that `open_image` lets through.
-PICTURE_MODES = ("RGB", "RGBA", "L", "LA", "P", "PA", "1", "I;16", "I", "F", "YCbCr", "CMYK")
+# The modes of files that `open_image` lets through; Pillow before 13 cannot read a YCbCr that it wrote.
+_YCBCR = ("YCbCr",) if int(PIL.__version__.partition(".")[0]) >= 13 else ()
+PICTURE_MODES = ("RGB", "RGBA", "L", "LA", "P", "PA", "1", "I;16", "I", "F", "CMYK", *_YCBCR)
 SUBSETS: tuple[tuple[Modality, ...], ...] = (("image",), ("text",), ("fused",), ("image", "text"))
 TEXTS = ("a red shoe", "blue", "word " * 200 + "end", "Überzug für ein Sofa, 日本語", "It's 50% off!\nTwo lines.", " ")
 

@@ -123,7 +123,10 @@ def test_which_rules_have_a_fast_form(rule, fast):
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "P"])
 def test_transparent_parts_are_dropped_or_white(mode):
-    picture = Image.new("RGBA", (8, 8), (30, 30, 30, 0)).convert(mode if mode != "PA" else "P")
+    if mode in ("RGBA", "LA"):
+        picture = Image.new("RGBA", (8, 8), (30, 30, 30, 0)).convert(mode)
+    else:
+        picture = Image.new("RGB", (8, 8), (30, 30, 30)).convert("P")
     if mode == "P":
         picture.info["transparency"] = picture.getpixel((0, 0))
     if mode == "PA":
