@@ -19,7 +19,7 @@ from mmenc_plugin.encoders import _torchvision
 from mmenc_plugin.encoders._pictures import PictureRule, normalize, prepare_fast
 from mmenc_plugin.errors import MissingExtraError, SettingsError
 from mmenc_plugin.registry import Registry
-from mmenc_plugin.types import Citation, ItemTable, Modality
+from mmenc_plugin.types import Citation, Modality
 
 Tokens = dict[str, Tensor]
 Precision = Literal["float32", "bfloat16"]
@@ -77,6 +77,7 @@ class Encoder(nn.Module):
     citation: ClassVar[Citation]
     example: ClassVar[str]
     extra: ClassVar[str] = ""
+    ready: ClassVar[bool] = False  # nothing is encoded; see ReadyFeatures
 
     spec: EncoderSpec
     picture: PictureRule  # of encoders that take pictures
@@ -211,18 +212,6 @@ class Encoder(nn.Module):
         return {name: tensor.to(self.device) for name, tensor in self.tokenize(list(texts)).items()}
 
 
-class ReadyFeatures(Encoder):
-    """Base of families that bring features which somebody has already: rows are looked up, nothing is encoded."""
-
-    def rows(self, items: ItemTable) -> Tensor:
-        """The row of each item [N] int64, -1 for an item that has none."""
-        raise NotImplementedError
-
-    def values(self, rows: Tensor) -> Tensor:
-        """Features [B, D] float32 of rows [B], none of them -1."""
-        raise NotImplementedError
-
-
 registry: Registry[type[Encoder]] = Registry("encoder family", "mmenc_plugin.encoders", "mmenc.encoders")
 
 
@@ -278,6 +267,8 @@ def build(
     check(uri)
     family, rest = _split(uri)
     encoder = registry.get(family).from_rest(rest)
+    if encoder.ready:
+        return encoder.eval()  # neither precision nor preparation concerns values that are there
     if preparation == "fast" and "image" in encoder.modalities and not encoder.picture.has_fast_form:
         raise SettingsError(f"encoder '{uri}' prepares pictures in a way that has no fast form. Use exact.")
     encoder.spec = replace(encoder.spec, precision=precision, preparation=preparation)

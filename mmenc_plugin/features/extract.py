@@ -21,8 +21,9 @@ from tqdm import tqdm
 from mmenc_plugin.data import media
 from mmenc_plugin.data.digests import DigestCache, text_digest
 from mmenc_plugin.data.files import write_atomically, writing
-from mmenc_plugin.encoders import Encoder
+from mmenc_plugin.encoders import Encoder, ReadyFeatures
 from mmenc_plugin.errors import DataError, MediaError, StoreError
+from mmenc_plugin.features.ready import ready_recipe, write_ready_block
 from mmenc_plugin.features.recipe import Recipe
 from mmenc_plugin.features.store import FeatureBlock, open_block, write_block
 from mmenc_plugin.types import ItemTable, Modality
@@ -112,7 +113,11 @@ def extract(
     store = Path(store)
     with writing(store):
         store.mkdir(parents=True, exist_ok=True)
-    recipe = Recipe.of(encoder.spec, modality, len(items), _content(items, modality, store), SHARD, batch_size)
+    if isinstance(encoder, ReadyFeatures):
+        block = write_ready_block(items, encoder, modality, store)
+        _report(block)
+        return block
+    recipe = recipe_of(items, encoder, modality, store, batch_size)
     folder = store / recipe.key
     if not folder.is_dir():
         with _locked(store / f"{recipe.key}.lock"):
@@ -122,6 +127,16 @@ def extract(
     block = open_block(folder, recipe)
     _report(block)
     return block
+
+
+def recipe_of(
+    items: ItemTable, encoder: Encoder, modality: Modality, store: Path | str, batch_size: int = 32
+) -> Recipe:
+    """The recipe of the block that `extract` returns for the same arguments, without encoding anything."""
+    if isinstance(encoder, ReadyFeatures):
+        return ready_recipe(items, encoder, modality)
+    content = _content(items, modality, Path(store))
+    return Recipe.of(encoder.spec, modality, len(items), content, SHARD, batch_size)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from mmenc_plugin.errors import DataError, SettingsError, unknown_name
 from mmenc_plugin.models.base import ModelSettings
 from mmenc_plugin.resources import resource_dir
 from mmenc_plugin.settings import FeatureSettings, Settings, check_keys, validate
+from mmenc_plugin.types import Modality
 
 # Scores in one batch of full ranking (64 MB): RecBole's 4096 means one user at a time above 4096 items.
 _FULL_RANKING_BATCH = 16_000_000
@@ -263,6 +264,13 @@ def _check_encoders(features: FeatureSettings) -> None:
         encoders.check(features.uri(modality), modality)
 
 
+def encoded_modalities(features: FeatureSettings) -> set[Modality]:
+    """The modalities whose pictures or texts are read, because their features are not there already."""
+    from mmenc_plugin import encoders
+
+    return {m for m in features.modalities if not encoders.brings_features(features.uri(m))}
+
+
 def _check_columns(final: Mapping[str, Any], features: FeatureSettings) -> None:
     """The columns that the settings name are in the header of the `.item` file."""
     path = Path(final["data_path"]) / f"{final['dataset']}.item"
@@ -274,12 +282,13 @@ def _check_columns(final: Mapping[str, Any], features: FeatureSettings) -> None:
             f"{final['ITEM_ID_FIELD']}, {', '.join([*features.item_text, features.item_image])}."
         )
     header = read_header(path, final["field_separator"])
+    encoded = encoded_modalities(features)
     pictures = path.parent / features.image_dir
-    if "image" in features.modalities and not pictures.is_dir():
+    if "image" in encoded and not pictures.is_dir():
         raise DataError(f"image_dir: the folder {pictures} does not exist. Name the one that holds the pictures.")
     wanted = [(final["ITEM_ID_FIELD"], "ITEM_ID_FIELD")]
-    wanted += [(column, "item_text") for column in features.item_text if "text" in features.modalities]
-    wanted += [(features.item_image, "item_image")] * ("image" in features.modalities)
+    wanted += [(column, "item_text") for column in features.item_text if "text" in encoded]
+    wanted += [(features.item_image, "item_image")] * ("image" in encoded)
     for column, key in wanted:
         if column not in header:
             raise unknown_name(f"column of {path.name} (named by {key})", column, list(header))
