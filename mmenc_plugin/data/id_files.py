@@ -55,7 +55,7 @@ def read_ids(path: Path) -> IdFile:
     return found
 
 
-def write_ids(path: Path, ids: Sequence[str]) -> bytes:
+def ids_as_text(ids: Sequence[str]) -> bytes:
     """The bytes of a .txt list, which `read_ids` reads.
 
     Raises:
@@ -63,7 +63,7 @@ def write_ids(path: Path, ids: Sequence[str]) -> bytes:
     """
     broken = [item for item in ids if "\n" in item or "\r" in item]
     if broken:
-        raise DataError(f"{path}: {len(broken)} item ids hold line breaks ({some(map(repr, broken))}); a list cannot.")
+        raise DataError(f"{len(broken)} item ids hold line breaks ({some(map(repr, broken))}); a list of ids cannot.")
     return "\n".join(ids).encode()
 
 
