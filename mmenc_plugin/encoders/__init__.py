@@ -5,6 +5,25 @@ A family is one module of this folder (or of another package, through the entry-
 """
 
 from mmenc_plugin.encoders._pictures import PictureRule
-from mmenc_plugin.encoders.base import Encoder, EncoderSpec, build, check, register, registry
+from mmenc_plugin.encoders.base import (
+    Encoder,
+    EncoderSpec,
+    ReadyFeatures,
+    build,
+    check,
+    reads_contents,
+    register,
+    registry,
+)
 
-__all__ = ["Encoder", "EncoderSpec", "PictureRule", "build", "check", "register", "registry"]
+__all__ = [
+    "Encoder",
+    "EncoderSpec",
+    "PictureRule",
+    "ReadyFeatures",
+    "build",
+    "check",
+    "reads_contents",
+    "register",
+    "registry",
+]

@@ -94,6 +94,14 @@ def feature_settings(config: Mapping[str, Any]) -> FeatureSettings:
     return validate(FeatureSettings, _pick(config, FeatureSettings))
 
 
+def needs(features: FeatureSettings, content: Literal["image", "text"]) -> bool:
+    """Whether any of the modalities is made from the items' pictures, or from their texts."""
+    from mmenc_plugin import encoders
+
+    made = [m for m in features.modalities if encoders.reads_contents(features.uri(m))]
+    return content in made or "fused" in made
+
+
 def plugin_keys(model: str) -> set[str]:
     """The keys that the plugin adds to RecBole's for one of its models."""
     return set(FeatureSettings.model_fields) | set(models.registry.get(model).settings.model_fields)
@@ -275,11 +283,11 @@ def _check_columns(final: Mapping[str, Any], features: FeatureSettings) -> None:
         )
     header = read_header(path, final["field_separator"])
     pictures = path.parent / features.image_dir
-    if "image" in features.modalities and not pictures.is_dir():
+    if needs(features, "image") and not pictures.is_dir():
         raise DataError(f"image_dir: the folder {pictures} does not exist. Name the one that holds the pictures.")
     wanted = [(final["ITEM_ID_FIELD"], "ITEM_ID_FIELD")]
-    wanted += [(column, "item_text") for column in features.item_text if "text" in features.modalities]
-    wanted += [(features.item_image, "item_image")] * ("image" in features.modalities)
+    wanted += [(column, "item_text") for column in features.item_text if needs(features, "text")]
+    wanted += [(features.item_image, "item_image")] * needs(features, "image")
     for column, key in wanted:
         if column not in header:
             raise unknown_name(f"column of {path.name} (named by {key})", column, list(header))

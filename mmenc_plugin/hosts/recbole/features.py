@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
 from mmenc_plugin import encoders
 from mmenc_plugin.data import read_items
-from mmenc_plugin.features import FeatureBlock, extract
-from mmenc_plugin.hosts.recbole.config import feature_settings
+from mmenc_plugin.features import FeatureBlock, PictureOptions, extract
+from mmenc_plugin.hosts.recbole.config import feature_settings, needs
 from mmenc_plugin.types import ItemTable, Modality
 
 
@@ -23,8 +24,8 @@ def items_of(config: Any) -> ItemTable:
     return read_items(
         folder / f"{config['dataset']}.item",
         id_column=config["ITEM_ID_FIELD"],
-        text_columns=settings.item_text if "text" in settings.modalities else (),
-        image_column=settings.item_image if "image" in settings.modalities else None,
+        text_columns=settings.item_text if needs(settings, "text") else (),
+        image_column=settings.item_image if needs(settings, "image") else None,
         image_dir=folder / settings.image_dir,
         separator=config["field_separator"],
     )
@@ -39,14 +40,16 @@ def blocks_of(config: Any, items: ItemTable) -> dict[Modality, FeatureBlock]:
         StoreError: the store cannot be read or written.
     """
     settings = feature_settings(config)
-    built: dict[str, encoders.Encoder] = {}
-    blocks: dict[Modality, FeatureBlock] = {}
-    for modality in settings.modalities:
-        uri = settings.uri(modality)
-        if uri not in built:
-            built[uri] = encoders.build(uri, config["device"])
-        blocks[modality] = extract(
-            items, built[uri], modality, settings.feature_dir,
-            batch_size=settings.encoder_batch_size, show_progress=bool(config["show_progress"]),
-        )  # fmt: skip
-    return blocks
+    build = functools.cache(
+        lambda uri: encoders.build(uri, config["device"], settings.encoder_precision, settings.encoder_preparation)
+    )
+    pictures = PictureOptions(
+        settings.encoder_workers, Path(settings.picture_cache) if settings.picture_cache else None
+    )
+    return {
+        modality: extract(
+            items, build(settings.uri(modality)), modality, settings.feature_dir,
+            batch_size=settings.encoder_batch_size, pictures=pictures, show_progress=bool(config["show_progress"]),
+        )
+        for modality in settings.modalities
+    }  # fmt: skip
