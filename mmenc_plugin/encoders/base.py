@@ -137,6 +137,10 @@ class Encoder(nn.Module):
         """Normalised pixels [B, 3, H, W] and tokens [B, L] -> features [B, D] of both together; joint encoders only."""
         raise NotImplementedError
 
+    def token_counts(self, texts: Sequence[str]) -> Tensor | None:
+        """Tokens of each text before any is cut, special ones included: [B] int64, or None if that is not known."""
+        return None
+
     @property
     def device(self) -> torch.device:
         """Where the weights are; the CPU for an encoder that has none."""

@@ -201,7 +201,7 @@ def _check(config: Any) -> None:
     _check_mappings(final)
     _check_valid_metric(final)
     _check_encoders(features)
-    _check_columns(final, features)
+    _check_columns(final, features, pictures_needed=not getattr(config, "without_pictures", False))
 
 
 def _check_given_keys(config: Any) -> None:
@@ -263,7 +263,7 @@ def _check_encoders(features: FeatureSettings) -> None:
         encoders.check(features.uri(modality), modality)
 
 
-def _check_columns(final: Mapping[str, Any], features: FeatureSettings) -> None:
+def _check_columns(final: Mapping[str, Any], features: FeatureSettings, pictures_needed: bool) -> None:
     """The columns that the settings name are in the header of the `.item` file."""
     path = Path(final["data_path"]) / f"{final['dataset']}.item"
     if not path.parent.is_dir():
@@ -275,7 +275,7 @@ def _check_columns(final: Mapping[str, Any], features: FeatureSettings) -> None:
         )
     header = read_header(path, final["field_separator"])
     pictures = path.parent / features.image_dir
-    if "image" in features.modalities and not pictures.is_dir():
+    if pictures_needed and "image" in features.modalities and not pictures.is_dir():
         raise DataError(f"image_dir: the folder {pictures} does not exist. Name the one that holds the pictures.")
     wanted = [(final["ITEM_ID_FIELD"], "ITEM_ID_FIELD")]
     wanted += [(column, "item_text") for column in features.item_text if "text" in features.modalities]
