@@ -46,10 +46,11 @@ def _on_pictures(found: PictureReport, item: str) -> Iterator[str]:
             "pictures out with modalities=text."
         )
     elif without:
+        reasons = [f"{group.name} ({group.count:,})" for group in found.unusable]
+        listed = "; ".join(reasons[:3]) + (" and others" if len(reasons) > 3 else "")
         yield (
             f"{plural(without, item)} ({percent(without / found.examined)}) {have(without)} no usable picture: "
-            f"{'; '.join(f'{group.name} ({group.count:,})' for group in found.unusable[:3])}. Mend the files, or choose "
-            "what such items get with missing: mean, zeros, or error to stop."
+            f"{listed}. Mend the files, or choose what such items get with missing: mean, zeros, or error to stop."
         )
     for group in found.placeholders[:3]:
         yield (
@@ -110,8 +111,8 @@ def _on_crowding(found: InteractionReport) -> Iterator[str]:
         return
     if found.cold.count:
         yield (
-            f"{plural(found.cold.count, 'item')} ({percent(found.cold.share)}) {have(found.cold.count)} no interaction. "
-            "They are encoded all the same; models of ids alone know nothing of them."
+            f"{plural(found.cold.count, 'item')} ({percent(found.cold.share)}) {have(found.cold.count)} no "
+            "interaction: features can be had of them, but a run sees and recommends only items that somebody took."
         )
     if found.few.share > CROWDED:
         yield (

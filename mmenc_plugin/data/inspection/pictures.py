@@ -152,7 +152,7 @@ def report_pictures(items: ItemTable, found: Mapping[int, Picture | str]) -> Pic
     """Add up what `examine` found."""
     total = len(found)
     usable = {row: picture for row, picture in found.items() if isinstance(picture, Picture)}
-    refused = ((kind_of(why), Example(items.ids[row], why)) for row, why in found.items() if isinstance(why, str))
+    refused = ((kind_of(why), _refused(items, row, why)) for row, why in found.items() if isinstance(why, str))
     same = [group for group in groups(_by_content(items, usable), total) if group.count > 1]
     from_ = max(PLACEHOLDER_ITEMS, int(np.ceil(PLACEHOLDER_SHARE * total)))
     widths = np.array([picture.width for picture in usable.values()])
@@ -162,7 +162,7 @@ def report_pictures(items: ItemTable, found: Mapping[int, Picture | str]) -> Pic
         examined=total,
         usable=len(usable),
         unusable=tuple(groups(refused, total)),
-        duplicates=Finding(in_groups, share(in_groups, total), tuple(g.examples[0] for g in same[:EXAMPLES])),
+        duplicates=Finding(in_groups, share(in_groups, total), tuple(_twin(group) for group in same[:EXAMPLES])),
         duplicate_groups=tuple(same[:GROUPS]),
         placeholder_from=from_,
         placeholders=tuple(group for group in same if group.count >= from_),
@@ -184,6 +184,16 @@ def _example(items: ItemTable, row: int) -> Example:
     return Example(items.ids[row], items.images[row])
 
 
+def _refused(items: ItemTable, row: int, why: str) -> Example:
+    name = items.images[row]
+    return Example(items.ids[row], f"{name}: {why}" if name and name not in why else why if name else "")
+
+
 def _spaced(rows: Sequence[int], n: int) -> list[int]:
     """At most n of the rows, at equal distances."""
     return [rows[k * len(rows) // n] for k in range(n)] if len(rows) > n else list(rows)
+
+
+def _twin(group: Group) -> Example:
+    others = ", ".join(example.item for example in group.examples[1:3])
+    return Example(group.examples[0].item, f"the same as {others}" + (", ..." if group.count > 3 else ""))

@@ -15,6 +15,7 @@ from mmenc_plugin.types import ItemTable
 
 FEW_WORDS = 3  # fewer make a text very short
 GROUPS = 10  # groups of duplicates that are reported
+LOST = "\ufffd"  # what a decoder writes for bytes that it does not know
 _CLIP = 200  # characters of a text that are reported
 _SNIPPET = 30  # characters to either side of what was found
 _TAGS = "a|b|br|div|em|font|h[1-6]|hr|i|img|li|ol|p|span|strong|table|td|th|tr|u|ul"
@@ -119,12 +120,19 @@ def find_html(text: str) -> tuple[int, int] | None:
 
 def find_unprintable(text: str) -> tuple[int, int] | None:
     """Where the first character stands that a text cannot mean."""
-    if text.isprintable() and "\ufffd" not in text:
+    if text.isprintable() and LOST not in text:
         return None
     for position, character in enumerate(text):
-        if character == "\ufffd" or unicodedata.category(character) in _UNPRINTABLE:
+        if character == LOST or unicodedata.category(character) in _UNPRINTABLE:
             return position, position + 1
     return None
+
+
+def printable(text: str) -> str:
+    """The text with U+FFFD for each character that a text cannot mean, which a terminal might take for a command."""
+    if text.isprintable():
+        return text
+    return "".join(LOST if unicodedata.category(character) in _UNPRINTABLE else character for character in text)
 
 
 def _hits(pairs: Sequence[tuple[str, str]], find: Callable[[str], tuple[int, int] | None]) -> list[Example]:

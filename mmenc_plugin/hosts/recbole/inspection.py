@@ -79,11 +79,7 @@ def _tokens_of(config: Any, items: ItemTable) -> TokenReport:
     uri = settings.uri("text" if "text" in settings.modalities else "fused")
     encoder = encoders.build(uri)
     limit = encoder.spec.preprocessing.get("text", {}).get("max_tokens") or None
-    counts: list[int] | None = []
-    for start in range(0, len(items), _BATCH):
-        part = encoder.token_counts(items.texts[start : start + _BATCH])
-        if part is None:
-            counts = None
-            break
-        counts += part.tolist()
-    return report_tokens(uri, limit, items, counts)
+    starts = range(0, len(items), _BATCH)
+    parts = [encoder.token_counts(items.texts[start : start + _BATCH]) for start in starts]
+    counts = [count for part in parts if part is not None for count in part.tolist()]
+    return report_tokens(uri, limit, items, counts if len(counts) == len(items) else None)
