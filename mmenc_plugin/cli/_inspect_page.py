@@ -14,10 +14,10 @@ from mmenc_plugin import __version__
 from mmenc_plugin.cli._inspect_rows import COVERAGE, Row, Section, number, sections
 from mmenc_plugin.cli._inspect_style import STYLE
 from mmenc_plugin.data.inspection import Coverage, Example, Group, Inspection, Spread
-from mmenc_plugin.data.inspection.advice import percent, plural
 from mmenc_plugin.data.inspection.figures import BINS
 from mmenc_plugin.data.inspection.pictures import on_white
 from mmenc_plugin.data.inspection.texts import printable
+from mmenc_plugin.data.inspection.words import percent, plural
 from mmenc_plugin.data.media import open_image, resolve
 from mmenc_plugin.errors import MediaError
 from mmenc_plugin.types import ItemTable

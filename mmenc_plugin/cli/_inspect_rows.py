@@ -17,7 +17,7 @@ from mmenc_plugin.data.inspection import (
     TextReport,
     TokenReport,
 )
-from mmenc_plugin.data.inspection.advice import percent
+from mmenc_plugin.data.inspection.words import percent
 
 COVERAGE = {
     "image": "a usable picture",

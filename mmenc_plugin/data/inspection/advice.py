@@ -8,6 +8,7 @@ from mmenc_plugin.data.inspection.interactions import FEW, InteractionReport
 from mmenc_plugin.data.inspection.pictures import PictureReport
 from mmenc_plugin.data.inspection.report import Inspection
 from mmenc_plugin.data.inspection.texts import TextReport, TokenReport
+from mmenc_plugin.data.inspection.words import be, have, percent, plural
 
 LARGE = 1024  # pixels; encoders take 224 to 512, so that what is larger costs time alone
 CROWDED = 0.5  # of the interactions on 10 % of the items
@@ -32,9 +33,10 @@ def _on_interactions(report: Inspection) -> Iterator[str]:
         yield f"There are no interactions. Features can be extracted; a run needs {name}.inter with users and items."
         return
     if found.unknown.count:
+        names = "names" if found.unknown.count == 1 else "name"
         yield (
-            f"{plural(found.unknown.count, 'interaction')} name {plural(found.unknown_items, 'item')} without a row in "
-            f"{name}.item, at which a run stops. Add the rows, or take those interactions out of {name}.inter."
+            f"{plural(found.unknown.count, 'interaction')} {names} {plural(found.unknown_items, 'item')} without a row "
+            f"in {name}.item, at which a run stops. Add the rows, or take those interactions out of {name}.inter."
         )
 
 
@@ -124,25 +126,3 @@ def _on_crowding(found: InteractionReport) -> Iterator[str]:
             f"{percent(found.top_10_percent)} of the interactions go to 10 % of the items. Compare with a ranking by "
             "popularity (--baselines=Pop)."
         )
-
-
-def plural(n: int, noun: str) -> str:
-    """A count with its noun."""
-    return f"{n:,} {noun}" + ("" if n == 1 else "s")
-
-
-def have(n: int) -> str:
-    """The verb for n."""
-    return "has" if n == 1 else "have"
-
-
-def be(n: int) -> str:
-    """The verb for n."""
-    return "is" if n == 1 else "are"
-
-
-def percent(share: float) -> str:
-    """A share as a percentage; what is not nothing is not shown as nothing, nor what is not all as all."""
-    if 0 < share < 0.001:
-        return "under 0.1 %"
-    return "over 99.9 %" if 0.999 < share < 1 else f"{share:.1%}".replace("%", " %")

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mmenc_plugin.data.inspection.figures import EXAMPLES, Example, Finding, Group, Spread, share
+from mmenc_plugin.data.inspection.words import plural
 
 FEW = 5  # interactions; users with fewer are hard to split and to learn
 TOP = 12  # items that are named
@@ -75,8 +76,8 @@ def report_interactions(ids: Sequence[str], users: Sequence[str], taken: Sequenc
     strange = frame.loc[~frame["item"].isin(set(ids)), "item"].value_counts()
     pairs = frame.drop_duplicates()
     known_pairs = int(pairs["item"].isin(set(ids)).sum())
-    few = [Example(str(user), f"{n} interactions") for user, n in per_user[per_user < FEW].items()]
-    named = tuple(Example(str(item), f"{n} interactions") for item, n in strange.head(EXAMPLES).items())
+    few = [Example(str(user), plural(n, "interaction")) for user, n in per_user[per_user < FEW].items()]
+    named = tuple(Example(str(item), plural(n, "interaction")) for item, n in strange.head(EXAMPLES).items())
     return InteractionReport(
         users=len(per_user),
         interactions=len(frame),
