@@ -19,7 +19,7 @@ from mmenc_plugin.encoders._weights import is_local as is_local
 from mmenc_plugin.encoders._weights import weights_digest as weights_digest
 from mmenc_plugin.errors import MissingExtraError, SettingsError
 from mmenc_plugin.registry import Registry
-from mmenc_plugin.types import Citation, ItemTable, Modality
+from mmenc_plugin.types import Citation, Modality
 
 Tokens = dict[str, Tensor]
 Precision = Literal["float32", "bfloat16"]
@@ -77,6 +77,7 @@ class Encoder(nn.Module):
     citation: ClassVar[Citation]
     example: ClassVar[str]
     extra: ClassVar[str] = ""
+    ready: ClassVar[bool] = False  # nothing is encoded; see ReadyFeatures
 
     spec: EncoderSpec
     picture: PictureRule  # of encoders that take pictures
@@ -136,6 +137,10 @@ class Encoder(nn.Module):
     def encode_pair(self, pixels: Tensor, tokens: Tokens) -> Tensor:
         """Normalised pixels [B, 3, H, W] and tokens [B, L] -> features [B, D] of both together; joint encoders only."""
         raise NotImplementedError
+
+    def token_counts(self, texts: Sequence[str]) -> Tensor | None:
+        """Tokens of each text before any is cut, special ones included: [B] int64, or None if that is not known."""
+        return None
 
     @property
     def device(self) -> torch.device:
@@ -211,18 +216,6 @@ class Encoder(nn.Module):
         return {name: tensor.to(self.device) for name, tensor in self.tokenize(list(texts)).items()}
 
 
-class ReadyFeatures(Encoder):
-    """Base of families that bring features which somebody has already: rows are looked up, nothing is encoded."""
-
-    def rows(self, items: ItemTable) -> Tensor:
-        """The row of each item [N] int64, -1 for an item that has none."""
-        raise NotImplementedError
-
-    def values(self, rows: Tensor) -> Tensor:
-        """Features [B, D] float32 of rows [B], none of them -1."""
-        raise NotImplementedError
-
-
 registry: Registry[type[Encoder]] = Registry("encoder family", "mmenc_plugin.encoders", "mmenc.encoders")
 
 
@@ -249,15 +242,6 @@ def check(uri: str, modality: Modality | None = None) -> None:
             "encoder: {image: classic, text: sbert:all-MiniLM-L6-v2}, or set modalities."
         )
     kind.check(rest)
-
-
-def reads_contents(uri: str) -> bool:
-    """Whether the encoder looks at pictures and texts, and does not bring features that are there already.
-
-    Raises:
-        UnknownNameError: no such family.
-    """
-    return not issubclass(registry.get(_split(uri)[0]), ReadyFeatures)
 
 
 def build(
@@ -287,6 +271,8 @@ def build(
     check(uri)
     family, rest = _split(uri)
     encoder = registry.get(family).from_rest(rest)
+    if encoder.ready:
+        return encoder.eval()  # neither precision nor preparation concerns values that are there
     if preparation == "fast" and "image" in encoder.modalities and not encoder.picture.has_fast_form:
         raise SettingsError(f"encoder '{uri}' prepares pictures in a way that has no fast form. Use exact.")
     encoder.spec = replace(encoder.spec, precision=precision, preparation=preparation)

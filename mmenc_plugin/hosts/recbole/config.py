@@ -98,7 +98,7 @@ def needs(features: FeatureSettings, content: Literal["image", "text"]) -> bool:
     """Whether any of the modalities is made from the items' pictures, or from their texts."""
     from mmenc_plugin import encoders
 
-    made = [m for m in features.modalities if encoders.reads_contents(features.uri(m))]
+    made = [m for m in features.modalities if not encoders.brings_features(features.uri(m))]
     return content in made or "fused" in made
 
 
@@ -209,7 +209,7 @@ def _check(config: Any) -> None:
     _check_mappings(final)
     _check_valid_metric(final)
     _check_encoders(features)
-    _check_columns(final, features)
+    _check_columns(final, features, pictures_needed=not getattr(config, "without_pictures", False))
 
 
 def _check_given_keys(config: Any) -> None:
@@ -271,7 +271,7 @@ def _check_encoders(features: FeatureSettings) -> None:
         encoders.check(features.uri(modality), modality)
 
 
-def _check_columns(final: Mapping[str, Any], features: FeatureSettings) -> None:
+def _check_columns(final: Mapping[str, Any], features: FeatureSettings, pictures_needed: bool) -> None:
     """The columns that the settings name are in the header of the `.item` file."""
     path = Path(final["data_path"]) / f"{final['dataset']}.item"
     if not path.parent.is_dir():
@@ -283,7 +283,7 @@ def _check_columns(final: Mapping[str, Any], features: FeatureSettings) -> None:
         )
     header = read_header(path, final["field_separator"])
     pictures = path.parent / features.image_dir
-    if needs(features, "image") and not pictures.is_dir():
+    if pictures_needed and needs(features, "image") and not pictures.is_dir():
         raise DataError(f"image_dir: the folder {pictures} does not exist. Name the one that holds the pictures.")
     wanted = [(final["ITEM_ID_FIELD"], "ITEM_ID_FIELD")]
     wanted += [(column, "item_text") for column in features.item_text if needs(features, "text")]
