@@ -158,7 +158,7 @@ class Encoder(nn.Module):
             MediaError: the file does not hold a picture that is taken.
         """
         if self.spec.preparation == "fast":
-            return prepare_fast(path, self.picture)
+            return prepare_fast(path, self.picture, exact=self.prepare_image)
         return self.prepare_image(open_image(path))
 
     def preprocess_images(self, images: Sequence[Image.Image]) -> Tensor:

@@ -154,7 +154,7 @@ def spoil(folder):
     (folder / "text.jpg").write_text("This is no picture.")
     good.resize((1, 1)).save(folder / "pixel.png")
     good.convert("P").save(folder / "animated.gif", save_all=True, append_images=[good.rotate(90).convert("P")])
-    good.convert("CMYK").save(folder / "print.jpg")
+    good.convert("LAB").save(folder / "lab.tiff")
     good.save(folder.parent / "outside.png")
     (folder / "link.png").symlink_to("../outside.png")
     return {
@@ -167,7 +167,7 @@ def spoil(folder):
         "text.jpg": "not a picture of a known format",
         "pixel.png": "a side under",
         "animated.gif": "animated",
-        "print.jpg": "CMYK",
+        "lab.tiff": "colours stored as LAB",
     }
 
 
@@ -197,12 +197,13 @@ def test_items_without_text_are_listed_and_the_others_keep_their_rows(make_items
 
 
 def test_what_is_missing_is_said_once_and_counted(make_items, tmp_path, caplog):
-    items = dataclasses.replace(make_items(4), images=["0.png", "", "", "none.png"])
+    items = dataclasses.replace(make_items(4), images=["0.png", "none.png", "", "gone.png"])
     with caplog.at_level(logging.WARNING, "mmenc_plugin"):
         block = run(items, "image", tmp_path / "store")
     (record,) = caplog.records
     said = record.getMessage()
-    assert "3 of 4 items have no image features: no picture is named (2); 'none.png' does not exist" in said
+    assert "3 of 4 items have no image features: " in said
+    assert "the file does not exist in the picture folder (2); no picture is named (1)" in said
     assert str(block.folder / "rejected.json") in said
 
 
@@ -210,7 +211,7 @@ def test_what_is_missing_is_said_once_and_counted(make_items, tmp_path, caplog):
 def test_not_one_usable_item_is_an_error_and_leaves_no_block(make_items, tmp_path, modality):
     items = make_items(4)
     nothing = dataclasses.replace(items, texts=[""] * 4, images=["none.png"] * 4)
-    reason = "no text" if modality == "text" else "'none.png' does not exist"
+    reason = "no text" if modality == "text" else "the file does not exist in the picture folder"
     for _ in range(2):
         with pytest.raises(DataError, match=rf"not one of 4 items has a usable {modality} \({reason}"):
             run(nothing, modality, tmp_path / "store")
