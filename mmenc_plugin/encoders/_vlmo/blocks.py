@@ -32,7 +32,7 @@ class Attention(nn.Module):
         """Tokens [B, L, D] -> [B, L, D]; `bias`, to [B, heads, L, L], is added to the scaled logits."""
         qkv_bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
         qkv = F.linear(x, self.qkv.weight, qkv_bias)
-        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.view(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.proj(out.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
@@ -52,6 +52,9 @@ class Mlp(nn.Module):
 
 class Block(nn.Module):
     """x += gamma_1 * attention(norm(x)); x += gamma_2 * expert(norm of the expert(x)) (paper, equations 2 and 3)."""
+
+    gamma_1: nn.Parameter | None
+    gamma_2: nn.Parameter | None
 
     def __init__(self, config: VlmoConfig, with_vl: bool) -> None:
         super().__init__()
@@ -102,6 +105,8 @@ class PatchEmbedding(nn.Module):
 
 class Transformer(nn.Module):
     """The picture's tokens, the blocks, and the norm behind them."""
+
+    pos_embed: nn.Parameter | None
 
     def __init__(self, config: VlmoConfig, with_vl: bool) -> None:
         super().__init__()

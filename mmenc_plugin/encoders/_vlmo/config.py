@@ -62,6 +62,7 @@ SIZES: dict[str, dict[str, Any]] = {
     },
     "large": {"width": 1024, "depth": 24, "heads": 16, "vl_start": 21, "positions": "relative", "layer_scale": True},
 }
+NAME = re.compile(rf"({'|'.join(SIZES)})_patch{PATCH}_(\d+)")
 PUBLISHED = [f"{size}_patch{PATCH}_{pixels}" for size in SIZES for pixels in (224, 384, 480)]
 
 
@@ -72,7 +73,7 @@ def architecture(name: str) -> VlmoConfig:
         UnknownNameError: no such network.
         SettingsError: pictures of that size cannot be cut into patches.
     """
-    match = re.fullmatch(rf"({'|'.join(SIZES)})_patch{PATCH}_(\d+)", name)
+    match = NAME.fullmatch(name)
     if not match:
         raise unknown_name("VLMo architecture", name, PUBLISHED)
     size, pixels = match[1], int(match[2])

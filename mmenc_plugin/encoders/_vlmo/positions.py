@@ -134,6 +134,6 @@ def resize_embedding(positions: Tensor, side: int) -> Tensor:
         return positions
     if source * source != positions.shape[1] - 1:
         raise WeightsError(f"positions of {positions.shape[1] - 1} patches are not those of a square picture.")
-    grid = positions[:, 1:].unflatten(1, (source, source)).permute(0, 3, 1, 2)
+    grid = positions[:, 1:].reshape(1, source, source, -1).permute(0, 3, 1, 2)
     grid = F.interpolate(grid, size=(side, side), mode="bicubic", align_corners=False)
     return torch.cat([positions[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
