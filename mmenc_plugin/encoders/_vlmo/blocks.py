@@ -142,7 +142,8 @@ class TextEmbedding(nn.Module):
     def __init__(self, config: VlmoConfig) -> None:
         super().__init__()
         self.add_positions = config.positions == "absolute"
-        self.word_embeddings = nn.Embedding(config.vocabulary, config.width)
+        # BERT's [PAD] is piece 0; it is not trained.
+        self.word_embeddings = nn.Embedding(config.vocabulary, config.width, padding_idx=0)
         self.position_embeddings = nn.Embedding(config.max_tokens, config.width)
         self.token_type_embeddings = nn.Embedding(2, config.width)
         self.LayerNorm = nn.LayerNorm(config.width, eps=BERT_EPS)
