@@ -26,7 +26,7 @@ from mmenc_plugin.encoders._vlmo.checkpoint import load_network
 from mmenc_plugin.encoders._vlmo.config import NAME
 from mmenc_plugin.encoders._vlmo.vocabulary import WordPieces, find_vocabulary
 from mmenc_plugin.encoders.base import Encoder, EncoderSpec, Tokens, is_local, register, weights_digest
-from mmenc_plugin.errors import SettingsError, WeightsError, nearest
+from mmenc_plugin.errors import SettingsError, WeightsError
 from mmenc_plugin.types import Citation
 
 _PAGE = "https://github.com/wenhui0924/vlmo_ckpts/releases"
@@ -90,7 +90,7 @@ class VlmoEncoder(Encoder):
             return
         if not is_local(weights):
             raise WeightsError(
-                f"'vlmo:{rest}': VLMo's weights have no tags.{nearest(weights, ['random'])} Bring a file from {_PAGE} "
+                f"'vlmo:{rest}': VLMo's weights have no tags. Bring a file from {_PAGE} "
                 f"and name its path, as in vlmo:{name}//path/to/vlmo_{name}.pt, or write vlmo:{name}/random."
             )
         if not Path(weights).expanduser().is_file():

@@ -106,10 +106,10 @@ def _check_sizes(state: Mapping[str, Tensor], config: VlmoConfig, path: Path) ->
     found = cls.shape[-1], 1 + max(blocks, default=-1)
     if found != (config.width, config.depth):
         like = [name for name, size in SIZES.items() if (size["width"], size["depth"]) == found]
-        advice = f", as {like[0]} has: write vlmo:{like[0]}_patch16_{config.image_size}/..." if like else ""
+        advice = f" It is {like[0]}'s: write vlmo:{like[0]}_patch16_{config.image_size}/{path}" if like else ""
         raise WeightsError(
-            f"{path} is not {config.architecture}: it has width {found[0]} and {found[1]} blocks{advice}. "
-            f"Width {config.width} and {config.depth} blocks were expected."
+            f"{path} is not {config.architecture}: it has width {found[0]} and {found[1]} blocks, and width "
+            f"{config.width} and {config.depth} blocks were expected.{advice}"
         )
 
 
