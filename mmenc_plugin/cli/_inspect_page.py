@@ -15,10 +15,9 @@ from mmenc_plugin.cli._inspect_rows import COVERAGE, Row, Section, number, secti
 from mmenc_plugin.cli._inspect_style import STYLE
 from mmenc_plugin.data.inspection import Coverage, Example, Group, Inspection, Spread
 from mmenc_plugin.data.inspection.figures import BINS
-from mmenc_plugin.data.inspection.pictures import on_white
 from mmenc_plugin.data.inspection.texts import printable
 from mmenc_plugin.data.inspection.words import percent, plural
-from mmenc_plugin.data.media import open_image, resolve
+from mmenc_plugin.data.media import open_image, resolve, to_rgb
 from mmenc_plugin.errors import MediaError
 from mmenc_plugin.types import ItemTable
 
@@ -76,7 +75,7 @@ class _Items:
             image = open_image(resolve(self._items.image_dir, self._items.images[self._rows[item]]))
         except MediaError:
             return ""
-        small = on_white(image)
+        small = to_rgb(image, "white")
         small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
         data = io.BytesIO()
         small.save(data, "JPEG", quality=QUALITY)

@@ -11,7 +11,7 @@ from PIL import Image
 from mmenc_plugin.data.inspection import Catalogue, Example, Spread, inspect_catalogue, report_tokens
 from mmenc_plugin.data.inspection.catalogue import sample_rows
 from mmenc_plugin.data.inspection.interactions import count_per_item, report_interactions, top_share
-from mmenc_plugin.data.inspection.pictures import is_blank, kind_of
+from mmenc_plugin.data.inspection.pictures import is_blank
 from mmenc_plugin.data.inspection.texts import find_html, find_unprintable, printable, report_texts
 from mmenc_plugin.data.inspection.words import percent
 from mmenc_plugin.types import ItemTable
@@ -97,20 +97,6 @@ def test_every_picture_that_cannot_be_used_is_under_its_reason(report):
         (group,) = [group for group in pictures.unusable if word in group.name]
         assert (group.count, group.share) == (len(ids), len(ids) / 20)
         assert [example.item for example in group.examples] == ids
-
-
-@pytest.mark.parametrize(
-    ("reason", "kind"),
-    [
-        ("'it's a.jpg' does not exist in the picture folder", "does not exist in the picture folder"),
-        ("truncated or damaged: 12 bytes\nleft", "truncated or damaged"),
-        ("animated (3 frames); save the frame", "animated; save the frame"),
-        ("12,000 x 9,000 pixels, more than 89,478,485", "more than 89,478,485"),
-        ("no picture is named", "no picture is named"),
-    ],
-)
-def test_one_kind_of_reason_is_one_group(reason, kind):
-    assert kind_of(reason) == kind
 
 
 def test_files_with_the_same_bytes_are_duplicates(catalogue, report):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +14,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from mmenc_plugin.data.digests import file_digest
 from mmenc_plugin.data.inspection.figures import EXAMPLES, Example, Finding, Group, Spread, groups, share
-from mmenc_plugin.data.media import open_image, resolve
+from mmenc_plugin.data.media import decoded, opened, resolve, to_rgb
 from mmenc_plugin.errors import MediaError
 from mmenc_plugin.types import ItemTable
 
@@ -27,8 +26,6 @@ PLACEHOLDER_ITEMS, PLACEHOLDER_SHARE = 5, 0.005  # one picture for more items th
 GROUPS = 10  # groups of duplicates that are reported
 SHOWN = 24  # usable pictures that are named
 _CHUNK = 512  # pictures handed to the threads at once, so that an interruption is quick
-# What a reason says about one file alone: its name, its size, a number of frames, what the decoder said.
-_PARTICULARS = re.compile(r"^'.*' |^[\d,]+ x [\d,]+ pixels, |\s*\([^)]*\)|:.*$", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -95,30 +92,18 @@ def look(path: Path) -> Picture:
     Raises:
         MediaError: it cannot be used.
     """
-    image = open_image(path)
-    try:
-        with Image.open(path) as file:
-            kind, mode = str(file.format), file.mode
-        digest = file_digest(path)
-    except OSError as error:
-        raise MediaError(f"cannot be read: {error}") from None
-    return Picture(digest, kind, mode, image.width, image.height, is_blank(image))
+    data, header = opened(path)
+    kind, mode = str(header.format), header.mode
+    image = decoded(header)
+    return Picture(hashlib.sha256(data).hexdigest(), kind, mode, image.width, image.height, is_blank(image))
 
 
 def is_blank(image: Image.Image) -> bool:
     """Whether a picture, its transparent parts on white, is nearly one single colour."""
-    small = on_white(image).resize((SIDE, SIDE), Image.Resampling.BOX)
+    small = to_rgb(image, "white").resize((SIDE, SIDE), Image.Resampling.BOX)
     pixels = np.asarray(small).reshape(-1, 3).astype(np.int16)
     near = np.abs(pixels - np.median(pixels, axis=0)).max(axis=1) <= LEVELS
     return float(near.mean()) >= BLANK_SHARE
-
-
-def on_white(image: Image.Image) -> Image.Image:
-    """A picture of any mode in RGB, transparent parts on white."""
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
 
 
 def examine(items: ItemTable, rows: Sequence[int], show_progress: bool = False) -> dict[int, Picture | str]:
@@ -143,16 +128,11 @@ def examine(items: ItemTable, rows: Sequence[int], show_progress: bool = False) 
     return found
 
 
-def kind_of(reason: str) -> str:
-    """The part of a reason that is the same for all files of the kind."""
-    return _PARTICULARS.sub("", reason)
-
-
 def report_pictures(items: ItemTable, found: Mapping[int, Picture | str]) -> PictureReport:
     """Add up what `examine` found."""
     total = len(found)
     usable = {row: picture for row, picture in found.items() if isinstance(picture, Picture)}
-    refused = ((kind_of(why), _refused(items, row, why)) for row, why in found.items() if isinstance(why, str))
+    refused = ((why, _refused(items, row, why)) for row, why in found.items() if isinstance(why, str))
     same = [group for group in groups(_by_content(items, usable), total) if group.count > 1]
     from_ = max(PLACEHOLDER_ITEMS, int(np.ceil(PLACEHOLDER_SHARE * total)))
     widths = np.array([picture.width for picture in usable.values()])
