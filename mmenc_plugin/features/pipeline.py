@@ -6,9 +6,10 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ _log = logging.getLogger("mmenc_plugin")
 class _Batch:
     shard: Shard
     positions: range
-    inputs: list[Future[Any]]
+    inputs: list[Callable[[], Any]]  # each gives its input, or raises why there is none
 
 
 @dataclass
@@ -98,12 +99,15 @@ class Pipeline:
     def _prepared(self, shards: Iterable[Shard], pool: ThreadPoolExecutor) -> Iterator[_Batch]:
         """Batches, in order, the next few of them under way."""
         waiting: deque[_Batch] = deque()
-        submit = _now if self.modality == "text" else pool.submit
+
+        def begin(position: int) -> Callable[[], Any]:
+            row = int(self.work[position])
+            return partial(self._input, row) if self.modality == "text" else pool.submit(self._input, row).result
+
         for shard in shards:
             for start in range(shard.start, shard.end, self.batch_size):
                 positions = range(start, min(start + self.batch_size, shard.end))
-                inputs = [submit(self._input, int(self.work[position])) for position in positions]
-                waiting.append(_Batch(shard, positions, inputs))
+                waiting.append(_Batch(shard, positions, [begin(position) for position in positions]))
                 if len(waiting) > AHEAD:
                     yield waiting.popleft()
         yield from waiting
@@ -123,13 +127,13 @@ class Pipeline:
 
     def _encode(self, batch: _Batch, rejected: dict[int, str]) -> dict[int, Tensor]:
         inputs = {}
-        for position, future in zip(batch.positions, batch.inputs, strict=True):
+        for position, give in zip(batch.positions, batch.inputs, strict=True):
             try:
-                inputs[position] = future.result()
+                inputs[position] = give()
             except MediaError as error:
                 rejected[position] = str(error)
-        features = dict(zip(inputs, self._embed(list(inputs.values())), strict=True))
-        bad = [position for position, feature in features.items() if not feature.isfinite().all()]
+        values = self._embed(list(inputs.values()))
+        bad = [position for position, fine in zip(inputs, values.isfinite().flatten(1).all(1), strict=True) if not fine]
         if bad:
             ids = [self.items.ids[int(self.work[position])] for position in bad]
             spec = self.encoder.spec
@@ -138,7 +142,7 @@ class Pipeline:
                 f"{self.modality} of {len(ids)} items ({some(ids)}) in one batch. Its weights are damaged, or "
                 f"{spec.precision} is too narrow for them: check the weights, or set encoder_precision to float32."
             )
-        return features
+        return dict(zip(inputs, values, strict=True))
 
     def _embed(self, inputs: Sequence[Any]) -> Tensor:
         """Features [B, D]; a batch that does not fit in memory is halved, and the later ones with it."""
@@ -155,20 +159,13 @@ class Pipeline:
                 _log.warning("out of memory: going on with batches of %d", self._most)
             if self._most < self.batch_size and torch.cuda.is_available():
                 torch.cuda.empty_cache()
-        return torch.cat(parts) if parts else torch.zeros(0)
+        return torch.cat(parts) if parts else torch.zeros(0, 1)
 
 
 def _out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return "not enough memory" in str(error) or "can't allocate memory" in str(error)  # of torch on the CPU
-
-
-def _now(function: Callable[[int], Any], argument: int) -> Future[Any]:
-    """For what is no work: a future that is there."""
-    future: Future[Any] = Future()
-    future.set_result(function(argument))
-    return future
 
 
 @contextmanager
