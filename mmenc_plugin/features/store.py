@@ -111,7 +111,7 @@ class BlockWriter:
             for name in (VALUES, IDS, REJECTED)
         }
         manifest = {"recipe": self._recipe.as_dict(), "files": files, "reused": reused or {}}
-        write_atomically(self._part / MANIFEST, _json(manifest))
+        write_atomically(self._part / MANIFEST, _json(manifest, indent=1))
         with writing(self._part):
             self._part.replace(self._folder)
 
@@ -211,8 +211,8 @@ def _load_json(path: Path) -> Any:
         raise _broken(path.parent, f"{path.name} cannot be read ({error})") from None
 
 
-def _json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True).encode()
+def _json(value: Any, indent: int | None = None) -> bytes:
+    return json.dumps(value, ensure_ascii=False, indent=indent, sort_keys=True).encode()
 
 
 def _broken(folder: Path, what: str) -> StoreError:
