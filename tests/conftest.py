@@ -76,6 +76,10 @@ def tiny_clip(tmp_path_factory):
     return folder
 
 
+_SIGNS = "abcdefghijklmnopqrstuvwxyz0123456789"
+LETTERS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "blue", "shoe", *_SIGNS, *(f"##{c}" for c in _SIGNS)]
+
+
 @pytest.fixture(scope="session")
 def tiny_sbert(tmp_path_factory):
     """A folder for sbert:, a BERT of two layers with random weights and a vocabulary of letters."""
@@ -86,24 +90,39 @@ def tiny_sbert(tmp_path_factory):
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
-    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
-    words = [
-        "[PAD]",
-        "[UNK]",
-        "[CLS]",
-        "[SEP]",
-        "[MASK]",
-        "red",
-        "blue",
-        "shoe",
-        *letters,
-        *(f"##{c}" for c in letters),
-    ]
     bert, folder = tmp_path_factory.mktemp("bert"), tmp_path_factory.mktemp("tiny_sbert")
     torch.manual_seed(1)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=32, **sizes)).save_pretrained(bert)
-    BertTokenizerFast(vocab={word: row for row, word in enumerate(words)}).save_pretrained(bert)
+    BertModel(BertConfig(vocab_size=len(LETTERS), max_position_embeddings=32, **sizes)).save_pretrained(bert)
+    BertTokenizerFast(vocab={word: row for row, word in enumerate(LETTERS)}).save_pretrained(bert)
     modules = [Transformer(str(bert), max_seq_length=24), Pooling(32), Normalize()]
     SentenceTransformer(modules=modules, device="cpu").save(str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_vlmo(tmp_path_factory):
+    """A folder for vlmo:, of three blocks with random weights and a vocabulary of letters."""
+    from mmenc_plugin.encoders._vlmo import Vlmo, VlmoConfig, folder
+    from mmenc_plugin.encoders._vlmo.vocabulary import WordPieces
+
+    path = tmp_path_factory.mktemp("tiny_vlmo")
+    (path / "vocab.txt").write_text("\n".join(LETTERS) + "\n")
+    config = VlmoConfig(
+        architecture="tiny",
+        image_size=32,
+        width=32,
+        depth=3,
+        heads=2,
+        vl_start=2,
+        positions="relative",
+        layer_scale=True,
+        vocabulary=len(LETTERS),
+    )
+    torch.manual_seed(1)
+    network = Vlmo(config)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape))
+    folder.save(network, WordPieces(path / "vocab.txt", len(LETTERS), config.max_tokens), path)
+    return path

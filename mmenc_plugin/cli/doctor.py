@@ -15,7 +15,13 @@ example:
 """
 TORCH_TESTED = ((2, 6), (2, 13))
 CORE = ("recbole", "torch", "numpy", "pandas", "scipy", "scikit-learn", "pydantic", "safetensors", "pillow")
-EXTRAS = {"open_clip_torch": "openclip", "sentence-transformers": "sbert", "hyperopt": "hyper"}
+EXTRAS = {
+    "open_clip_torch": "openclip",
+    "sentence-transformers": "sbert",
+    "tokenizers": "vlmo",
+    "simplejpeg": "fast",
+    "hyperopt": "hyper",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

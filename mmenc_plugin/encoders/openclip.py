@@ -110,6 +110,18 @@ class OpenClip(Encoder):
         """Tokens [B, L] -> [B, D]."""
         return self.model.encode_text(tokens["ids"])  # type: ignore[no-any-return]
 
+    def token_counts(self, texts: Sequence[str]) -> Tensor | None:
+        """See the base class; known of OpenCLIP's byte pairs and of its plain Hugging Face tokenizers."""
+        tokenizer = self._tokenizer
+        if type(tokenizer).__name__ == "SimpleTokenizer":
+            counts = [len(tokenizer.encode(text)) + 2 for text in texts]
+        elif type(tokenizer).__name__ == "HFTokenizer" and not tokenizer.tokenizer_mode:
+            cleaned = [tokenizer.clean_fn(text) for text in texts]
+            counts = [len(tokenizer.tokenizer(text, truncation=False, verbose=False)["input_ids"]) for text in cleaned]
+        else:
+            return None
+        return torch.tensor(counts, dtype=torch.int64)
+
 
 def _split(rest: str) -> tuple[str, str]:
     architecture, _, weights = rest.partition("/")

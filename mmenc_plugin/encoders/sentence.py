@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mmenc_plugin.data.digests import text_digest
@@ -89,6 +90,15 @@ class SentenceBert(Encoder):
     def encode_text(self, tokens: Tokens) -> Tensor:
         """Tokens [B, L] -> [B, D]."""
         return self.model(dict(tokens))["sentence_embedding"]  # type: ignore[no-any-return]
+
+    def token_counts(self, texts: Sequence[str]) -> Tensor | None:
+        """See the base class; the default prompt counts too."""
+        tokenizer = self.model.tokenizer
+        if not callable(tokenizer):
+            return None
+        whole = [self._prompt + text for text in texts]
+        counts = [len(tokenizer(text, truncation=False, verbose=False)["input_ids"]) for text in whole]
+        return torch.tensor(counts, dtype=torch.int64)
 
 
 def _limit(tokens: float | None) -> int:

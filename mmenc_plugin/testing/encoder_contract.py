@@ -22,14 +22,15 @@ import torch
 from mmenc_plugin import encoders
 from mmenc_plugin.data import open_image
 from mmenc_plugin.encoders import Encoder
+from mmenc_plugin.encoders.base import Preparation
 from mmenc_plugin.errors import SettingsError
 from mmenc_plugin.testing import samples
 from mmenc_plugin.types import MODALITIES
 
 
-@functools.lru_cache(maxsize=1)
-def _built(uri: str) -> Encoder:
-    return encoders.build(uri)
+@functools.lru_cache(maxsize=2)
+def _built(uri: str, preparation: Preparation = "exact") -> Encoder:
+    return encoders.build(uri, preparation=preparation)
 
 
 class EncoderContract:
@@ -130,6 +131,25 @@ class EncoderContract:
         out = encoder.embed_images(pictures)
         assert out.isfinite().all()
         assert not torch.allclose(out[0], out[1], atol=1e-4)
+
+    @pytest.mark.parametrize("mode", samples.PICTURE_MODES)
+    def test_fast_preparation_is_near_the_exact_one(
+        self, encoder: Encoder, encoder_uri: str, mode: str, tmp_path: Path
+    ) -> None:
+        """At most two grey levels apart, under a recipe of its own; or refused, where there is no fast form."""
+        if "image" not in encoder.modalities:
+            return
+        if not encoder.picture.has_fast_form:
+            with pytest.raises(SettingsError, match="no fast form"):
+                encoders.build(encoder_uri, preparation="fast")
+            return
+        fast = _built(encoder_uri, "fast")
+        assert (encoder.spec.preparation, fast.spec.preparation) == ("exact", "fast")
+        assert fast.spec.recipe() != encoder.spec.recipe()
+        path = samples.picture_file(tmp_path, 1, mode)
+        one, other = encoder.prepare_file(path), fast.prepare_file(path)
+        assert (other.dtype, other.shape) == (torch.uint8, one.shape)
+        assert (one.int() - other.int()).abs().max() <= 2
 
     def test_a_picture_that_is_only_stored_otherwise_gives_the_same_output(self, encoder: Encoder) -> None:
         """An opaque alpha channel, or one picture grey in RGB and in L, changes nothing."""

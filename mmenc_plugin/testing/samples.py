@@ -18,7 +18,7 @@ from mmenc_plugin.models import MultimodalRecommender
 from mmenc_plugin.types import Interactions, Modality, TripletBatch
 
 # The modes of files that `open_image` lets through.
-PICTURE_MODES = ("RGB", "RGBA", "L", "LA", "P", "PA", "1", "I;16", "I", "F", "YCbCr")
+PICTURE_MODES = ("RGB", "RGBA", "L", "LA", "P", "PA", "1", "I;16", "I", "F", "YCbCr", "CMYK")
 SUBSETS: tuple[tuple[Modality, ...], ...] = (("image",), ("text",), ("fused",), ("image", "text"))
 TEXTS = ("a red shoe", "blue", "word " * 200 + "end", "Überzug für ein Sofa, 日本語", "It's 50% off!\nTwo lines.", " ")
 
@@ -37,7 +37,8 @@ def picture(seed: int, size: tuple[int, int] = (40, 30), mode: str = "RGB") -> I
 
 def picture_file(folder: Path, seed: int, mode: str) -> Path:
     """A picture in a file that keeps its mode."""
-    path = folder / f"{seed}.{'tiff' if mode in ('PA', 'I', 'F', 'YCbCr') else 'png'}"
+    kind = {"CMYK": "jpg"} | dict.fromkeys(("PA", "I", "F", "YCbCr"), "tiff")
+    path = folder / f"{seed}.{kind.get(mode, 'png')}"
     picture(seed, mode=mode).save(path)
     with Image.open(path) as kept:
         assert kept.mode == mode

@@ -26,6 +26,14 @@ class TestSentenceBert(EncoderContract):
         return self.uri.format(folder=tiny_sbert)
 
 
+class TestVlmo(EncoderContract):
+    uri = "vlmo:{folder}"
+
+    @pytest.fixture
+    def encoder_uri(self, tiny_vlmo):
+        return self.uri.format(folder=tiny_vlmo)
+
+
 def test_every_family_has_a_contract():
     tested = {test.uri.partition(":")[0] for name, test in globals().items() if name.startswith("Test")}
     assert tested == {name for name, family in encoders.registry if not family.ready}  # ready ones encode nothing

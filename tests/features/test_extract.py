@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from mmenc_plugin.encoders.classic import Classic
-from mmenc_plugin.errors import DataError, StoreError
+from mmenc_plugin.errors import DataError, EncoderOutputError, StoreError
 from mmenc_plugin.features import extract
 from mmenc_plugin.types import ItemTable
 
@@ -154,7 +154,7 @@ def spoil(folder):
     (folder / "text.jpg").write_text("This is no picture.")
     good.resize((1, 1)).save(folder / "pixel.png")
     good.convert("P").save(folder / "animated.gif", save_all=True, append_images=[good.rotate(90).convert("P")])
-    good.convert("CMYK").save(folder / "print.jpg")
+    good.convert("LAB").save(folder / "lab.tiff")
     good.save(folder.parent / "outside.png")
     (folder / "link.png").symlink_to("../outside.png")
     return {
@@ -167,7 +167,7 @@ def spoil(folder):
         "text.jpg": "not a picture of a known format",
         "pixel.png": "a side under",
         "animated.gif": "animated",
-        "print.jpg": "CMYK",
+        "lab.tiff": "colours stored as LAB",
     }
 
 
@@ -197,12 +197,13 @@ def test_items_without_text_are_listed_and_the_others_keep_their_rows(make_items
 
 
 def test_what_is_missing_is_said_once_and_counted(make_items, tmp_path, caplog):
-    items = dataclasses.replace(make_items(4), images=["0.png", "", "", "none.png"])
+    items = dataclasses.replace(make_items(4), images=["0.png", "none.png", "", "gone.png"])
     with caplog.at_level(logging.WARNING, "mmenc_plugin"):
         block = run(items, "image", tmp_path / "store")
     (record,) = caplog.records
     said = record.getMessage()
-    assert "3 of 4 items have no image features: no picture is named (2); 'none.png' does not exist" in said
+    assert "3 of 4 items have no image features: " in said
+    assert "the file does not exist in the picture folder (2); no picture is named (1)" in said
     assert str(block.folder / "rejected.json") in said
 
 
@@ -210,7 +211,7 @@ def test_what_is_missing_is_said_once_and_counted(make_items, tmp_path, caplog):
 def test_not_one_usable_item_is_an_error_and_leaves_no_block(make_items, tmp_path, modality):
     items = make_items(4)
     nothing = dataclasses.replace(items, texts=[""] * 4, images=["none.png"] * 4)
-    reason = "no text" if modality == "text" else "'none.png' does not exist"
+    reason = "no text" if modality == "text" else "the file does not exist in the picture folder"
     for _ in range(2):
         with pytest.raises(DataError, match=rf"not one of 4 items has a usable {modality} \({reason}"):
             run(nothing, modality, tmp_path / "store")
@@ -225,21 +226,19 @@ def test_an_empty_table_is_an_error(make_items, tmp_path):
 
 @MODALITIES
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_an_item_that_the_encoder_fails_on_is_masked(make_items, tmp_path, modality, value):
+def test_a_value_that_is_no_number_stops_the_extraction_and_names_the_items(make_items, tmp_path, modality, value):
     class Failing(Spy):
         def embed(self, modality, inputs):
-            return self.spoil(super().embed(modality, inputs))
-
-        def spoil(self, out):
+            out = super().embed(modality, inputs)
             out[1, 3] = value
             return out
 
     items = make_items(3)
-    block = run(items, modality, tmp_path / "store", Failing())
-    assert block.present.sum() == 2
-    assert block.rejected == {items.ids[int((~block.present).nonzero())]: "the encoder gave a value that is not finite"}
-    assert block.values.isfinite().all()
-    torch.testing.assert_close(block.values[block.present], one_by_one(items, modality)[block.present])
+    with pytest.raises(
+        EncoderOutputError, match=rf"not finite .* for the {modality} of 1 items \('i1'\).*encoder_precision to float32"
+    ):
+        run(items, modality, tmp_path / "store", Failing())
+    assert not list((tmp_path / "store").glob(f"{modality}-*/manifest.json"))
 
 
 def test_a_picture_that_may_not_be_read_does_not_stop_the_others(make_items, tmp_path, monkeypatch):

@@ -18,7 +18,6 @@ from mmenc_plugin.errors import DataError, SettingsError, unknown_name
 from mmenc_plugin.models.base import ModelSettings
 from mmenc_plugin.resources import resource_dir
 from mmenc_plugin.settings import FeatureSettings, Settings, check_keys, validate
-from mmenc_plugin.types import Modality
 
 # Scores in one batch of full ranking (64 MB): RecBole's 4096 means one user at a time above 4096 items.
 _FULL_RANKING_BATCH = 16_000_000
@@ -93,6 +92,14 @@ def feature_settings(config: Mapping[str, Any]) -> FeatureSettings:
         SettingsError: a value has the wrong type or is out of bounds.
     """
     return validate(FeatureSettings, _pick(config, FeatureSettings))
+
+
+def needs(features: FeatureSettings, content: Literal["image", "text"]) -> bool:
+    """Whether any of the modalities is made from the items' pictures, or from their texts."""
+    from mmenc_plugin import encoders
+
+    made = [m for m in features.modalities if not encoders.brings_features(features.uri(m))]
+    return content in made or "fused" in made
 
 
 def plugin_keys(model: str) -> set[str]:
@@ -202,7 +209,7 @@ def _check(config: Any) -> None:
     _check_mappings(final)
     _check_valid_metric(final)
     _check_encoders(features)
-    _check_columns(final, features)
+    _check_columns(final, features, pictures_needed=not getattr(config, "without_pictures", False))
 
 
 def _check_given_keys(config: Any) -> None:
@@ -264,14 +271,7 @@ def _check_encoders(features: FeatureSettings) -> None:
         encoders.check(features.uri(modality), modality)
 
 
-def encoded_modalities(features: FeatureSettings) -> set[Modality]:
-    """The modalities whose pictures or texts are read, because their features are not there already."""
-    from mmenc_plugin import encoders
-
-    return {m for m in features.modalities if not encoders.brings_features(features.uri(m))}
-
-
-def _check_columns(final: Mapping[str, Any], features: FeatureSettings) -> None:
+def _check_columns(final: Mapping[str, Any], features: FeatureSettings, pictures_needed: bool) -> None:
     """The columns that the settings name are in the header of the `.item` file."""
     path = Path(final["data_path"]) / f"{final['dataset']}.item"
     if not path.parent.is_dir():
@@ -282,13 +282,12 @@ def _check_columns(final: Mapping[str, Any], features: FeatureSettings) -> None:
             f"{final['ITEM_ID_FIELD']}, {', '.join([*features.item_text, features.item_image])}."
         )
     header = read_header(path, final["field_separator"])
-    encoded = encoded_modalities(features)
     pictures = path.parent / features.image_dir
-    if "image" in encoded and not pictures.is_dir():
+    if pictures_needed and needs(features, "image") and not pictures.is_dir():
         raise DataError(f"image_dir: the folder {pictures} does not exist. Name the one that holds the pictures.")
     wanted = [(final["ITEM_ID_FIELD"], "ITEM_ID_FIELD")]
-    wanted += [(column, "item_text") for column in features.item_text if "text" in encoded]
-    wanted += [(features.item_image, "item_image")] * ("image" in encoded)
+    wanted += [(column, "item_text") for column in features.item_text if needs(features, "text")]
+    wanted += [(features.item_image, "item_image")] * needs(features, "image")
     for column, key in wanted:
         if column not in header:
             raise unknown_name(f"column of {path.name} (named by {key})", column, list(header))
