@@ -30,19 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace, rest: Sequence[str]) -> int:
     """Extract, and print a line a block."""
+    from mmenc_plugin.cli._blocks import print_block
     from mmenc_plugin.hosts.recbole.features import blocks_of, items_of
     from mmenc_plugin.hosts.recbole.run import make_config
 
     config = make_config(launch_of(args, [*rest, *_own_gpu(rest)]))
     for modality, block in blocks_of(config, items_of(config)).items():
-        if os.environ.get("RANK", "0") != "0":
-            continue  # one of several processes speaks for all
-        present, width = int(block.present.sum()), block.values.shape[1]
-        print(f"{modality}: {present} of {len(block.ids)} items, width {width}, {block.folder}")
-        for item, reason in list(block.rejected.items())[:10]:
-            print(f"  without features: {item}: {reason}")
-        if len(block.rejected) > 10:
-            print(f"  ... and {len(block.rejected) - 10} more in {block.folder / 'rejected.json'}")
+        if os.environ.get("RANK", "0") == "0":  # one of several processes speaks for all
+            print_block(modality, block)
     return 0
 
 

@@ -90,7 +90,7 @@ def summaries(store: Path) -> list[Summary]:
 
 
 def _summary(folder: Path) -> Summary:
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    size = size_of(folder)
     written = datetime.fromtimestamp(folder.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
     try:
         recipe = _json(folder / MANIFEST)["recipe"]
@@ -102,6 +102,11 @@ def _summary(folder: Path) -> Summary:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return Summary(folder.name, folder.name.split("-")[0], "?", 0, 0, 0, size, written, _first_line(error))
+
+
+def size_of(path: Path) -> int:
+    """The bytes of a file, or of all files in a folder."""
+    return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
 
 
 def _json(path: Path) -> Any:
@@ -169,7 +174,7 @@ def delete(path: Path) -> int:
     """
     try:
         with _all_held(_locks(path), path):
-            size = sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
+            size = size_of(path)
             if path.is_dir():
                 _remove_folder(path)
             for lock in (path, path.with_name(f"{path.name}.lock")):

@@ -61,7 +61,7 @@ def test_a_missing_picture_is_masked_or_an_error_as_the_settings_say(shop):
     features = dataset_of(shop, missing="zeros").item_features()
     assert features.present("image").tolist() == [False, True, False, True]
     assert not features.table("image")[2].any()
-    with pytest.raises(DataError, match=r"1 of 3 items have no image \('red: 'red.png' does not exist"):
+    with pytest.raises(DataError, match=r"1 of 3 items have no image \('red: the file does not exist"):
         dataset_of(shop, missing="error").item_features()
 
 
