@@ -10,7 +10,7 @@ from mmenc_plugin.features.exchange.plain import Plain
 
 @register
 class Cornac(Plain):
-    """As plain, but complete: Cornac leaves an item that is not among the ids whatever row stands at its number."""
+    """As plain, but complete: at an item without a row Cornac stops, or gives it another item's."""
 
     name = "cornac"
     about = "an array .npy and ids .ids.txt, and the lines that make a FeatureModality of them"
@@ -20,6 +20,7 @@ class Cornac(Plain):
         """Python for Cornac."""
         return f"""\
 import numpy as np; from cornac.data import FeatureModality
-item_feature = FeatureModality(features=np.load("{array}"), ids=open("{ids}", encoding="utf-8").read().split("\\n"))
-# Hand it to the evaluation method as item_feature=, with every item of the data among the ids: Cornac gives an item
-# that is not there another item's row. The ids are strings, as Cornac's Reader has them."""
+item_feature = FeatureModality(
+    features=np.load({str(array)!r}), ids=open({str(ids)!r}, encoding="utf-8").read().split("\\n"))
+# Hand it to the evaluation method as item_feature=. Every item of the data must be among the ids: at one that is not,
+# Cornac stops, or gives it another item's row. The ids are strings, as Cornac's Reader has them."""
