@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +15,8 @@ from torch import Tensor, nn
 from mmenc_plugin.data.media import open_image
 from mmenc_plugin.encoders import _torchvision
 from mmenc_plugin.encoders._pictures import PictureRule, normalize, prepare_fast
+from mmenc_plugin.encoders._weights import is_local as is_local
+from mmenc_plugin.encoders._weights import weights_digest as weights_digest
 from mmenc_plugin.errors import MissingExtraError, SettingsError
 from mmenc_plugin.registry import Registry
 from mmenc_plugin.types import Citation, ItemTable, Modality
@@ -287,17 +287,3 @@ def build(
 def _split(uri: str) -> tuple[str, str]:
     family, _, rest = uri.partition(":")
     return family, rest
-
-
-def weights_digest(module: nn.Module) -> str:
-    """The sha256 of a network's weights: the same for the same numbers, whatever file they came from."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def is_local(weights: str) -> bool:
-    """Whether a weights name is written as a path, or is one."""
-    return weights.startswith((".", "~", os.sep)) or Path(weights).exists()
