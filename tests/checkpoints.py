@@ -13,15 +13,15 @@ OPENCLIP = {
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 
 
-def openclip(folder: Path, **text_cfg) -> Path:
-    """A folder for openclip:local-dir:, with a preprocessing of its own; `text_cfg` changes the text tower."""
+def openclip(folder: Path, text=None, **changes) -> Path:
+    """A folder for openclip:local-dir:, with a preprocessing of its own; `text` changes the text tower."""
     from mmenc_plugin.encoders import _torchvision
 
     _torchvision.state()
     import open_clip
     from safetensors.torch import save_file
 
-    model = {**OPENCLIP, "text_cfg": {**OPENCLIP["text_cfg"], **text_cfg}}
+    model = {**OPENCLIP, "text_cfg": {**OPENCLIP["text_cfg"], **(text or {})}, **changes}
     config = {"model_cfg": model, "preprocess_cfg": {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}}
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     torch.manual_seed(1)
@@ -30,7 +30,7 @@ def openclip(folder: Path, **text_cfg) -> Path:
 
 
 def sbert(folder: Path) -> Path:
-    """A folder for sbert:, a BERT of two layers and a vocabulary of letters."""
+    """A folder for sbert:, a BERT of two layers and a vocabulary of letters; its table has two rows to spare."""
     from mmenc_plugin.encoders import _torchvision
 
     _torchvision.state()
@@ -43,7 +43,7 @@ def sbert(folder: Path) -> Path:
     words = [*specials, "red", "blue", "shoe", *letters, *(f"##{c}" for c in letters)]
     bert = folder / "bert"
     torch.manual_seed(1)
-    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=32, **SIZES)).save_pretrained(bert)
+    BertModel(BertConfig(vocab_size=len(words) + 2, max_position_embeddings=32, **SIZES)).save_pretrained(bert)
     BertTokenizerFast(vocab={word: row for row, word in enumerate(words)}).save_pretrained(bert)
     modules = [Transformer(str(bert), max_seq_length=24), Pooling(32), Normalize()]
     SentenceTransformer(modules=modules, device="cpu").save(str(folder / "model"))
@@ -63,25 +63,26 @@ def hf(kind: str, folder: Path) -> Path:
 
 
 def byte_tokenizer(**added):
-    """Every byte is a token; a text has <start> before it and <end> behind it."""
+    """Every byte is a token; a text has <bos> before it and <eos> behind it."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    specials = ["<pad>", "<start>", "<end>"]
+    specials = ["<pad>", "<bos>", "<eos>", "<unk>", "<mask>"]  # all that a tokenizer class might add
     vocabulary = {token: row for row, token in enumerate([*specials, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
     backend = Tokenizer(models.BPE(vocabulary, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.post_processor = processors.TemplateProcessing(
-        single="<start> $0 <end>", special_tokens=[(token, vocabulary[token]) for token in specials[1:]]
+        single="<bos> $0 <eos>", special_tokens=[(token, vocabulary[token]) for token in specials[1:3]]
     )
-    names = dict(zip(("pad_token", "bos_token", "eos_token"), specials, strict=True))
+    names = dict(zip(("pad_token", "bos_token", "eos_token", "unk_token", "mask_token"), specials, strict=True))
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, model_input_names=["input_ids", "attention_mask"], **names, **added
     )
 
 
-def _towers(vocabulary, **text):
-    text = {**SIZES, "vocab_size": vocabulary, "max_position_embeddings": 16, **text}
+def _towers(vocabulary):
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    text = {**SIZES, **ids, "vocab_size": vocabulary, "max_position_embeddings": 16}
     return text, {**SIZES, "image_size": 32, "patch_size": 8}
 
 
@@ -89,8 +90,7 @@ def _clip(vocabulary):
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
     torch.manual_seed(1)
-    text, vision = _towers(vocabulary, eos_token_id=2, bos_token_id=1, pad_token_id=0)
-    text["eos_token_id"] = 2
+    text, vision = _towers(vocabulary)
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
     crop = {"height": 32, "width": 32}
     return model, CLIPImageProcessor(size={"shortest_edge": 37}, crop_size=crop)
@@ -132,3 +132,13 @@ def _align(vocabulary):
     model = AlignModel(AlignConfig(text_config=text, vision_config=vision, projection_dim=16))
     size = {"height": 32, "width": 32}
     return model, EfficientNetImageProcessor(size=size, rescale_factor=1 / 127.5, rescale_offset=True)
+
+
+class Bomb:
+    """Pickled, it makes a file where it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")

@@ -13,6 +13,8 @@ from mmenc_plugin.encoders._pictures import PictureRule
 from mmenc_plugin.errors import SettingsError
 
 _FILTERS = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+_TO_FLOATS = ("do_rescale", "do_normalize", "include_top")  # the steps behind the uint8 pixels; include_top: ALIGN's
+_TO_PIXELS = ("do_resize", "do_center_crop", "do_pad")
 
 
 class Pictures:
@@ -30,7 +32,7 @@ class Pictures:
 
     def prepare(self, image: Image.Image) -> Tensor:
         """A picture -> uint8 [3, H, W], or what else the processor makes of it."""
-        return self._processed(image, do_rescale=False, do_normalize=False)["pixel_values"][0]  # type: ignore[no-any-return]
+        return self._processed(image, without=_TO_FLOATS)["pixel_values"][0]  # type: ignore[no-any-return]
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """uint8 [B, 3, H, W] -> float32, as the processor rescales and normalises them."""
@@ -40,16 +42,16 @@ class Pictures:
         """Normalised pixels -> arguments of the network."""
         return {"pixel_values": pixels}
 
-    def _processed(self, image: Image.Image, **options: Any) -> Any:
+    def _processed(self, image: Image.Image, without: tuple[str, ...], **options: Any) -> Any:
         # A processor that does not convert takes RGB alone.
         image = image if self._told.get("do_convert_rgb") else image.convert("RGB")
-        return self.processor(image, return_tensors="pt", **options)
+        off = {step: False for step in without if self._told.get(step)}
+        return self.processor(image, return_tensors="pt", **off, **options)
 
     def _read_levels(self) -> Tensor:
         """What becomes of each of the 256 values: [3, 256]."""
         strip = Image.frombytes("L", (16, 16), bytes(range(256))).convert("RGB")
-        without = {step: False for step in ("do_resize", "do_center_crop", "do_pad") if self._told.get(step)}
-        return self._processed(strip, **without)["pixel_values"][0].reshape(3, 256)  # type: ignore[no-any-return]
+        return self._processed(strip, without=_TO_PIXELS)["pixel_values"][0].reshape(3, 256)  # type: ignore[no-any-return]
 
     def _look_up(self, values: Tensor, channel: int) -> Tensor:
         table = self._levels[channel].to(values.device)
@@ -57,11 +59,13 @@ class Pictures:
 
     def _rule(self) -> PictureRule:
         """What the processor does, in `PictureRule`'s words where they can say it."""
-        shape, other = (tuple(self.prepare(Image.new("RGB", size)).shape) for size in ((64, 64), (64, 32)))
-        if shape != other:
+        square, wide = (self.prepare(Image.new("RGB", size)) for size in ((64, 64), (64, 32)))
+        shape = tuple(square.shape)
+        if shape != wide.shape or len(shape) != 3 or square.dtype != torch.uint8:
             raise SettingsError(
-                f"the image processor {type(self.processor).__name__} makes pictures of different sizes ({shape} and "
-                f"{other}), which no batch can hold. Name a model whose processor resizes to one size."
+                f"the image processor {type(self.processor).__name__} makes {square.dtype} {list(shape)} of one "
+                f"picture and {list(wide.shape)} of another, which no batch can hold. Name a model whose processor "
+                "makes [3, H, W] of one size."
             )
         resize, resize_to = _resize(self._told)
         return self._described(shape[1], shape[2], resize=resize, resize_to=resize_to, crop="floor")
@@ -104,7 +108,7 @@ class PatchedPictures(Pictures):
 
     def prepare(self, image: Image.Image) -> Tensor:
         """A picture -> uint8 [P + 1, C]."""
-        out = self._processed(image, do_rescale=False, do_normalize=False)
+        out = self._processed(image, without=_TO_FLOATS)
         patches, (down, across) = out["pixel_values"][0], out["spatial_shapes"][0].tolist()
         last = torch.zeros_like(patches[:1])
         last[0, :4] = torch.tensor([down % 256, down // 256, across % 256, across // 256])
@@ -133,7 +137,7 @@ class PatchedPictures(Pictures):
     def _read_levels(self) -> Tensor:
         side = self.processor.patch_size
         grid = Image.frombytes("L", (16, 16), bytes(range(256))).convert("RGB").resize((16 * side,) * 2, 0)
-        out = self._processed(grid, do_resize=False, max_num_patches=256)["pixel_values"][0]
+        out = self._processed(grid, without=_TO_PIXELS, max_num_patches=256)["pixel_values"][0]
         return out[:, :3].T.contiguous()  # type: ignore[no-any-return]
 
     def _rule(self) -> PictureRule:

@@ -138,7 +138,9 @@ def _load(uri: str, rest: str) -> tuple[Any, Any, Any]:
 
     name, _, revision = (str(Path(rest).expanduser()), "", "") if is_local(rest) else rest.partition("@")
     options: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": False}
-    model, report = AutoModel.from_pretrained(name, output_loading_info=True, dtype=torch.float32, **options)
+    model, report = AutoModel.from_pretrained(
+        name, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
+    )
     _check_towers(uri, model)
     # Tables of positions, which older versions saved, are no weights.
     unexpected = [name for name in report["unexpected_keys"] if not name.endswith("position_ids")]
