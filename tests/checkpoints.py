@@ -121,15 +121,13 @@ def _align(vocabulary):
 
     torch.manual_seed(1)
     text, _ = _towers(vocabulary)
-    vision = {
-        "image_size": 32,
-        "width_coefficient": 0.1,
-        "depth_coefficient": 0.1,
-        "in_channels": [8, 8, 8, 8, 8, 8, 8],
-        "out_channels": [8, 8, 8, 8, 8, 8, 8],
-        "hidden_dim": 16,
-    }
+    stages = {"kernel_sizes": [3, 5], "in_channels": [32, 16], "out_channels": [16, 16], "strides": [1, 2]}
+    stages |= {"num_block_repeats": [1, 1], "expand_ratios": [1, 6], "depthwise_padding": []}
+    vision = {"image_size": 32, "width_coefficient": 0.25, "depth_coefficient": 1.0, "hidden_dim": 16, **stages}
     model = AlignModel(AlignConfig(text_config=text, vision_config=vision, projection_dim=16))
+    for module in model.modules():  # as they come, so many small ones in a row leave nothing of a picture
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight)
     size = {"height": 32, "width": 32}
     return model, EfficientNetImageProcessor(size=size, rescale_factor=1 / 127.5, rescale_offset=True)
 
