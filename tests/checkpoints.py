@@ -129,7 +129,7 @@ def _align(vocabulary):
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(module.weight)
     size = {"height": 32, "width": 32}
-    return model, EfficientNetImageProcessor(size=size, rescale_factor=1 / 127.5, rescale_offset=True)
+    return model, EfficientNetImageProcessor(size=size, resample=3, rescale_factor=1 / 127.5, rescale_offset=True)
 
 
 class Bomb:

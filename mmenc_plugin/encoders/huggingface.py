@@ -109,7 +109,7 @@ class HuggingFace(Encoder):
         return self._pictures.normalize(pixels)
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
-        """Texts -> `input_ids` and `attention_mask` [B, L] (SigLIP: ids alone), cut at the tower's length."""
+        """Texts -> `input_ids` and what else the tokenizer gives, [B, L], cut at the tower's length."""
         return dict(
             self._tokenizer(
                 list(texts), padding=self._padding, truncation=True, max_length=self._limit, return_tensors="pt"
@@ -134,17 +134,20 @@ class HuggingFace(Encoder):
 
 def _load(uri: str, rest: str) -> tuple[Any, Any, Any]:
     """Model, image processor and tokenizer of a hub id or folder, found to fit each other."""
-    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+    from transformers import MODEL_MAPPING, AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
     name, _, revision = (str(Path(rest).expanduser()), "", "") if is_local(rest) else rest.partition("@")
     options: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": False}
+    config = AutoConfig.from_pretrained(name, **options)
+    _check_towers(uri, MODEL_MAPPING[type(config)])
     model, report = AutoModel.from_pretrained(
         name, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
     )
-    _check_towers(uri, model)
     # Tables of positions, which older versions saved, are no weights.
     unexpected = [name for name in report["unexpected_keys"] if not name.endswith("position_ids")]
-    check_keys(uri, report["missing_keys"], unexpected, [str(key[0]) for key in report["mismatched_keys"]])
+    # In transformers 4 a name, in 5 a name with both shapes.
+    wrong_shape = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
+    check_keys(uri, report["missing_keys"], unexpected, wrong_shape)
     # Pillow's processors: torchvision's differ by a grey level, and are not there on every machine.
     processor = AutoImageProcessor.from_pretrained(name, use_fast=False, **options)
     tokenizer = AutoTokenizer.from_pretrained(name, **options)
@@ -153,11 +156,12 @@ def _load(uri: str, rest: str) -> tuple[Any, Any, Any]:
     return model, processor, tokenizer
 
 
-def _check_towers(uri: str, model: Any) -> None:
+def _check_towers(uri: str, model: type) -> None:
+    """Before anything large is downloaded."""
     lacking = [name for name in ("get_image_features", "get_text_features") if not hasattr(model, name)]
     if lacking:
         raise SettingsError(
-            f"'{uri}' is a {type(model).__name__}, which has no {' and no '.join(lacking)}. The family hf takes models "
+            f"'{uri}' is a {model.__name__}, which has no {' and no '.join(lacking)}. The family hf takes models "
             "with an image and a text tower: CLIP, SigLIP, ALIGN, ... For texts alone there is sbert:, for pictures "
             "alone timm:."
         )
