@@ -16,10 +16,11 @@ from torch import Tensor
 from mmenc_plugin.encoders._pictures import PictureRule
 from mmenc_plugin.encoders._weights import building, is_local, licence_of, load_state, not_loaded, weights_digest
 from mmenc_plugin.encoders.base import Encoder, EncoderSpec, register
-from mmenc_plugin.errors import MmencError, SettingsError, WeightsError, unknown_name
+from mmenc_plugin.errors import MissingExtraError, MmencError, SettingsError, WeightsError, unknown_name
 from mmenc_plugin.types import Citation
 
 _SCHEMES = ("local-dir:", "hf-hub:")
+_OLDEST = (1, 0, 27)  # before it, timm ran whatever code a weights file held
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # of training checkpoints, in timm's order
 
 
@@ -51,6 +52,17 @@ class Timm(Encoder):
             preprocessing={"image": self.picture.as_dict()},
             licence=_licence(model.pretrained_cfg, weights),
         )
+
+    @classmethod
+    def library(cls, module: str) -> Any:
+        """As of the base class; a timm that runs code in weights files counts as none."""
+        timm = super().library(module)
+        if tuple(int(part) for part in timm.__version__.split(".")[:3]) < _OLDEST:
+            old = ImportError(
+                f"timm {timm.__version__} runs code that a weights file may hold; 1.0.27 and newer do not"
+            )
+            raise MissingExtraError(f"the encoder family {cls.family}", cls.extra, old)
+        return timm
 
     @classmethod
     def check(cls, rest: str) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from mmenc_plugin import encoders
 from mmenc_plugin.encoders import _torchvision
-from mmenc_plugin.errors import SettingsError, UnknownNameError, WeightsError
+from mmenc_plugin.errors import MissingExtraError, SettingsError, UnknownNameError, WeightsError
 from mmenc_plugin.testing.samples import PICTURE_MODES, picture, picture_file
 
 _torchvision.state()
@@ -216,6 +216,11 @@ def test_missing_and_unexpected_weights_are_listed(weights, tmp_path):
 
 def test_weights_of_another_architecture_are_refused(weights):
     refused(f"test_resnet/{weights}", r'Missing key\(s\).*"conv1', WeightsError)
+
+
+def test_a_timm_that_runs_code_in_weights_is_refused(monkeypatch):
+    monkeypatch.setattr(timm, "__version__", "1.0.26")
+    refused("test_vit/random", r"timm 1\.0\.26 runs code.*pip install 'mmenc-plugin\[timm\]'", MissingExtraError)
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):
