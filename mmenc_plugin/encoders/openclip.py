@@ -5,7 +5,8 @@ Radford et al. 2021, "Learning Transferable Visual Models From Natural Language 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -197,9 +198,12 @@ def _quick(tokenizer: Any) -> Any:
     from open_clip import SimpleTokenizer
 
     if isinstance(tokenizer, SimpleTokenizer):
-        clean, most = tokenizer.clean_fn, _LONGEST_TOKEN * tokenizer.context_length
-        tokenizer.clean_fn = lambda text: clean(text)[:most]
+        tokenizer.clean_fn = partial(_cleaned, tokenizer.clean_fn, _LONGEST_TOKEN * tokenizer.context_length)
     return tokenizer
+
+
+def _cleaned(clean: Callable[[str], str], most: int, text: str) -> str:
+    return clean(text)[:most]
 
 
 def _is_causal(model: Any) -> bool:

@@ -62,7 +62,7 @@ class SentenceBert(Encoder):
                     "modules": [str(module) for module in list(model)[1:]],
                 }
             },
-            licence=licence_of(weights if "/" in weights else f"sentence-transformers/{weights}"),
+            licence=licence_of(weights if "/" in weights or is_local(weights) else f"sentence-transformers/{weights}"),
         )
 
     @classmethod
