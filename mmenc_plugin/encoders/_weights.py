@@ -8,6 +8,7 @@ import logging
 import os
 import pickle
 import re
+import sys
 import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -150,7 +151,7 @@ def building() -> Iterator[None]:
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings(), repeatable():
+        with warnings.catch_warnings(), repeatable(), without_bars():
             warnings.simplefilter("ignore", UserWarning)
             yield
     finally:
@@ -163,6 +164,20 @@ def repeatable() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """No progress bars of transformers, where it is loaded: reading weights takes a moment."""
+    talk: Any = sys.modules.get("transformers.utils.logging")
+    shown = talk is not None and talk.is_progress_bar_enabled()
+    if shown:
+        talk.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            talk.enable_progress_bar()
 
 
 def _first_line(error: Exception) -> str:

@@ -24,6 +24,7 @@ from mmenc_plugin.encoders._weights import (
     repeatable,
     tokenizer_digest,
     weights_digest,
+    without_bars,
 )
 from mmenc_plugin.encoders.base import Encoder, EncoderSpec, Tokens, register
 from mmenc_plugin.errors import SettingsError, WeightsError
@@ -82,7 +83,7 @@ class SentenceBert(Encoder):
         sentence_transformers = cls.library("sentence_transformers")
         name, uri = str(Path(rest).expanduser()) if is_local(rest) else rest, f"sbert:{rest}"
         try:
-            with repeatable(), _reports() as reports:
+            with repeatable(), without_bars(), _reports() as reports:
                 model = sentence_transformers.SentenceTransformer(name, device="cpu")
         except Exception as error:  # hub, file and torch errors alike
             by_hand = "save the model elsewhere with SentenceTransformer(...).save(folder) and name it: "
@@ -134,17 +135,15 @@ def _reports() -> Iterator[list[str]]:
         def emit(self, record: logging.LogRecord) -> None:
             kept.append(record.getMessage())
 
-    logger, handler = logging.getLogger("transformers.modeling_utils"), Keep()
-    level, propagate = logger.level, logger.propagate
-    logger.addHandler(handler)
+    logger = logging.getLogger("transformers")
+    handlers, level, propagate = logger.handlers, logger.level, logger.propagate
+    logger.handlers, logger.propagate = [Keep()], False
     logger.setLevel(logging.WARNING)
-    logger.propagate = False
     try:
         yield kept
     finally:
-        logger.removeHandler(handler)
+        logger.handlers, logger.propagate = handlers, propagate
         logger.setLevel(level)
-        logger.propagate = propagate
 
 
 def _left_random(reports: Sequence[str]) -> list[str]:
