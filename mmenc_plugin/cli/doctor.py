@@ -20,6 +20,8 @@ EXTRAS = {
     "sentence-transformers": "sbert",
     "tokenizers": "vlmo",
     "simplejpeg": "fast",
+    "transformers": "hf",
+    "timm": "timm",
     "hyperopt": "hyper",
 }
 
@@ -100,7 +102,7 @@ def _torchvision() -> None:
     from mmenc_plugin.encoders import _torchvision
 
     meaning = {
-        "absent": "not installed (openclip: needs it)",
+        "absent": "not installed (openclip: and timm: need it)",
         "working": "works with this torch",
         "mended": "was built for another torch; made importable for the encoders that need it. "
         "To have the whole of it, install the torchvision of your torch's own index and build",

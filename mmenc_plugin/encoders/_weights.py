@@ -8,6 +8,7 @@ import logging
 import os
 import pickle
 import re
+import sys
 import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -62,7 +63,7 @@ def not_loaded(uri: str, error: Exception, *, local: bool, by_hand: str) -> Weig
     else:
         what = " ".join(str(error).split())[:400].rstrip(". ") or type(error).__name__
     if local:
-        advice = "It must be the whole state dict of that architecture, as .safetensors, or without pickled code as .pt"
+        advice = "Weights must be the network's whole state dict: .safetensors, or .pt or .bin without pickled code"
     else:
         advice = (
             "If this machine cannot reach the hub, run the same once on one that can and bring its Hugging Face cache "
@@ -150,12 +151,33 @@ def building() -> Iterator[None]:
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        with warnings.catch_warnings(), repeatable(), without_bars():
             warnings.simplefilter("ignore", UserWarning)
-            torch.manual_seed(0)
             yield
     finally:
         logging.disable(level)
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """Random weights the same every time, and the random state left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """No progress bars of transformers, where it is loaded: reading weights takes a moment."""
+    talk: Any = sys.modules.get("transformers.utils.logging")
+    shown = talk is not None and talk.is_progress_bar_enabled()
+    if shown:
+        talk.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            talk.enable_progress_bar()
 
 
 def _first_line(error: Exception) -> str:

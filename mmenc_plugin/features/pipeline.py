@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -80,23 +80,22 @@ class Pipeline:
         done = 0
         features: dict[int, Tensor] = {}
         rejected: dict[int, str] = {}
-        with ExitStack() as claims, _pool(self.pictures.threads()) as pool, torch.inference_mode():
-            for batch in self._prepared(self._kept(shards, claims), pool):
-                features |= self._encode(batch, rejected)
-                self.progress(len(batch.positions))
-                if batch.positions.stop == batch.shard.end:
-                    batch.shard.write(features, rejected, self.encoder.spec.width[self.modality])
-                    done, features, rejected = done + 1, {}, {}
+        claimed: deque[Shard] = deque()
+        try:
+            with _pool(self.pictures.threads()) as pool, torch.inference_mode():
+                for batch in self._prepared(shards, claimed, pool):
+                    features |= self._encode(batch, rejected)
+                    self.progress(len(batch.positions))
+                    if batch.positions.stop == batch.shard.end:
+                        batch.shard.write(features, rejected, self.encoder.spec.width[self.modality])
+                        claimed.popleft()
+                        done, features, rejected = done + 1, {}, {}
+        finally:
+            for shard in claimed:
+                shard.lock.release()
         return done
 
-    @staticmethod
-    def _kept(shards: Iterable[Shard], claims: ExitStack) -> Iterator[Shard]:
-        """The pieces, whose claims are given back whatever happens."""
-        for shard in shards:
-            claims.callback(shard.lock.release)
-            yield shard
-
-    def _prepared(self, shards: Iterable[Shard], pool: ThreadPoolExecutor) -> Iterator[_Batch]:
+    def _prepared(self, shards: Iterable[Shard], claimed: deque[Shard], pool: ThreadPoolExecutor) -> Iterator[_Batch]:
         """Batches, in order, the next few of them under way."""
         waiting: deque[_Batch] = deque()
 
@@ -105,6 +104,7 @@ class Pipeline:
             return partial(self._input, row) if self.modality == "text" else pool.submit(self._input, row).result
 
         for shard in shards:
+            claimed.append(shard)
             for start in range(shard.start, shard.end, self.batch_size):
                 positions = range(start, min(start + self.batch_size, shard.end))
                 waiting.append(_Batch(shard, positions, [begin(position) for position in positions]))

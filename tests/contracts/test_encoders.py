@@ -10,6 +10,16 @@ class TestClassic(EncoderContract):
     uri = "classic"
 
 
+class TestHuggingFace(EncoderContract):
+    """A model of each kind that `tiny_hf` makes."""
+
+    uri = "hf:{folder}"
+
+    @pytest.fixture
+    def encoder_uri(self, tiny_hf):
+        return self.uri.format(folder=tiny_hf)
+
+
 class TestOpenClip(EncoderContract):
     uri = "openclip:local-dir:{folder}"
 
@@ -32,6 +42,10 @@ class TestVlmo(EncoderContract):
     @pytest.fixture
     def encoder_uri(self, tiny_vlmo):
         return self.uri.format(folder=tiny_vlmo)
+
+
+class TestTimm(EncoderContract):
+    uri = "timm:test_vit/random"
 
 
 def test_every_family_has_a_contract():
