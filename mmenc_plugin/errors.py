@@ -34,6 +34,10 @@ class WeightsError(MmencError, RuntimeError):
     """Encoder weights that cannot be found or loaded."""
 
 
+class EncoderOutputError(MmencError, ArithmeticError):
+    """An encoder gave a value that is no number."""
+
+
 class CheckpointError(MmencError, RuntimeError):
     """A checkpoint that holds what no checkpoint of RecBole or of ours holds."""
 

@@ -1,12 +1,12 @@
 """Fixtures of all tests."""
 
-import json
 import os
 import subprocess
 import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks a network; must be set before huggingface_hub is imported
 
+import checkpoints
 import numpy as np
 import pytest
 import torch
@@ -52,58 +52,31 @@ def python():
     return run
 
 
-TINY_CLIP = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
-}
-
-
 @pytest.fixture(scope="session")
 def tiny_clip(tmp_path_factory):
     """A folder for openclip:local-dir:, with random weights and a preprocessing of its own."""
-    from mmenc_plugin.encoders import _torchvision
-
-    _torchvision.state()
-    import open_clip
-    from safetensors.torch import save_file
-
-    folder = tmp_path_factory.mktemp("tiny_clip")
-    config = {"model_cfg": TINY_CLIP, "preprocess_cfg": {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}}
-    (folder / "open_clip_config.json").write_text(json.dumps(config))
-    torch.manual_seed(1)
-    save_file(open_clip.create_model(f"local-dir:{folder}").state_dict(), folder / "open_clip_model.safetensors")
-    return folder
+    return checkpoints.openclip(tmp_path_factory.mktemp("tiny_clip"))
 
 
 @pytest.fixture(scope="session")
 def tiny_sbert(tmp_path_factory):
     """A folder for sbert:, a BERT of two layers with random weights and a vocabulary of letters."""
-    from mmenc_plugin.encoders import _torchvision
+    return checkpoints.sbert(tmp_path_factory.mktemp("tiny_sbert"))
 
-    _torchvision.state()
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-    from transformers import BertConfig, BertModel, BertTokenizerFast
 
-    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
-    words = [
-        "[PAD]",
-        "[UNK]",
-        "[CLS]",
-        "[SEP]",
-        "[MASK]",
-        "red",
-        "blue",
-        "shoe",
-        *letters,
-        *(f"##{c}" for c in letters),
-    ]
-    bert, folder = tmp_path_factory.mktemp("bert"), tmp_path_factory.mktemp("tiny_sbert")
-    torch.manual_seed(1)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=32, **sizes)).save_pretrained(bert)
-    BertTokenizerFast(vocab={word: row for row, word in enumerate(words)}).save_pretrained(bert)
-    modules = [Transformer(str(bert), max_seq_length=24), Pooling(32), Normalize()]
-    SentenceTransformer(modules=modules, device="cpu").save(str(folder))
-    return folder
+@pytest.fixture(scope="session")
+def tiny_vlmo(tmp_path_factory):
+    """A folder for vlmo:, of three blocks with random weights and a vocabulary of letters."""
+    return checkpoints.vlmo(tmp_path_factory.mktemp("tiny_vlmo"))
+
+
+@pytest.fixture(scope="session", params=["clip", "siglip", "siglip2", "align"])
+def tiny_hf(request, tmp_path_factory):
+    """A folder for hf:, of each kind that the tests make."""
+    return checkpoints.hf(request.param, tmp_path_factory.mktemp(f"tiny_{request.param}"))
+
+
+@pytest.fixture(scope="session")
+def tiny_hf_clip(tmp_path_factory):
+    """A folder for hf:, a CLIP of transformers."""
+    return checkpoints.hf("clip", tmp_path_factory.mktemp("tiny_hf_clip"))

@@ -15,7 +15,15 @@ example:
 """
 TORCH_TESTED = ((2, 6), (2, 13))
 CORE = ("recbole", "torch", "numpy", "pandas", "scipy", "scikit-learn", "pydantic", "safetensors", "pillow")
-EXTRAS = {"open_clip_torch": "openclip", "sentence-transformers": "sbert", "simplejpeg": "fast", "hyperopt": "hyper"}
+EXTRAS = {
+    "open_clip_torch": "openclip",
+    "sentence-transformers": "sbert",
+    "tokenizers": "vlmo",
+    "simplejpeg": "fast",
+    "transformers": "hf",
+    "timm": "timm",
+    "hyperopt": "hyper",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,7 +102,7 @@ def _torchvision() -> None:
     from mmenc_plugin.encoders import _torchvision
 
     meaning = {
-        "absent": "not installed (openclip: needs it)",
+        "absent": "not installed (openclip: and timm: need it)",
         "working": "works with this torch",
         "mended": "was built for another torch; made importable for the encoders that need it. "
         "To have the whole of it, install the torchvision of your torch's own index and build",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 
 from mmenc_plugin.cli._host_arguments import OVERRIDES, add_host_arguments, launch_of
@@ -11,12 +12,14 @@ HELP = "encode the items' pictures and texts ahead of a run"
 DESCRIPTION = f"""\
 Encode the items of a data set and keep the features in the store, where runs with the same settings find them.
 It can be stopped at any time, even killed: the same command goes on where it was and ends with the same bytes.
+Several processes share the work, each on a GPU of its own where there are several.
 
 {OVERRIDES}"""
 EXAMPLES = """\
 examples:
   mmenc extract --dataset=demo
   mmenc extract -d baby --data_path=dataset --encoder=openclip:ViT-B-32/laion2b_s34b_b79k --modalities=image
+  torchrun --nproc-per-node=2 -m mmenc_plugin extract --dataset=demo
 """
 
 
@@ -27,15 +30,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace, rest: Sequence[str]) -> int:
     """Extract, and print a line a block."""
+    from mmenc_plugin.cli._blocks import print_block
     from mmenc_plugin.hosts.recbole.features import blocks_of, items_of
     from mmenc_plugin.hosts.recbole.run import make_config
 
-    config = make_config(launch_of(args, rest))
+    config = make_config(launch_of(args, [*rest, *_own_gpu(rest)]))
     for modality, block in blocks_of(config, items_of(config)).items():
-        present, width = int(block.present.sum()), block.values.shape[1]
-        print(f"{modality}: {present} of {len(block.ids)} items, width {width}, {block.folder}")
-        for item, reason in list(block.rejected.items())[:10]:
-            print(f"  without features: {item}: {reason}")
-        if len(block.rejected) > 10:
-            print(f"  ... and {len(block.rejected) - 10} more in {block.folder / 'rejected.json'}")
+        if os.environ.get("RANK", "0") == "0":  # one of several processes speaks for all
+            print_block(modality, block)
     return 0
+
+
+def _own_gpu(rest: Sequence[str]) -> list[str]:
+    """The setting that gives each of several processes on this machine a GPU of its own."""
+    rank = os.environ.get("LOCAL_RANK")
+    if rank is None or any(argument.startswith(("--gpu_id=", "--use_gpu=")) for argument in rest):
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = visible.split(",") if visible else []
+    return [f"--gpu_id={gpus[int(rank) % len(gpus)] if gpus else rank}"]

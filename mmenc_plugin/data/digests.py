@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-
-from mmenc_plugin.data.files import write_atomically
 
 
 def file_digest(path: Path) -> str:
@@ -36,33 +36,63 @@ def json_digest(value: Any) -> str:
 class DigestCache:
     """Digests of files, taken again only for a file whose size or time of change differs.
 
+    Several processes may use one cache. It saves time alone: what goes wrong with its file is passed
+    over, and the digests are taken anew.
+
     Args:
-        path: the JSON file that keeps them between runs; a missing or unreadable one starts empty.
+        path: the SQLite file that keeps them between runs; a missing or unreadable one starts empty.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            known = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            known = {}
-        self._known: dict[str, Any] = known if isinstance(known, dict) else {}
-        self._changed = False
+        self._learned: dict[str, tuple[Any, ...]] = {}
+        self._path = path
+        self._database: sqlite3.Connection | None = None
+        if path.is_file():
+            with suppress(sqlite3.Error):
+                self._database = sqlite3.connect(path, timeout=60)
+                self._database.execute("SELECT 1 FROM digests LIMIT 1")
 
     def digest(self, path: Path) -> str:
         """The sha256 of the file."""
         stat = path.stat()
-        stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-        known = self._known.get(str(path))
-        if isinstance(known, list) and len(known) == 4 and known[:3] == stamp:
+        stamp = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        known = self._learned.get(str(path)) or self._kept(str(path))
+        if known and known[:3] == stamp:
             return str(known[3])
         value = file_digest(path)
-        self._known[str(path)] = [*stamp, value]
-        self._changed = True
+        self._learned[str(path)] = (*stamp, value)
         return value
 
     def save(self) -> None:
-        """Write what was learned."""
-        if self._changed:
-            write_atomically(self.path, json.dumps(self._known).encode())
-            self._changed = False
+        """Write what was learned, if that can be done."""
+        if not self._learned:
+            return
+        rows = [(path, *row) for path, row in self._learned.items()]
+        with suppress(sqlite3.Error, OSError):
+            try:
+                self._write(rows)
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, sqlite3.OperationalError):  # locked, no room, read-only
+                    raise
+                self._path.unlink()  # no database
+                self._write(rows)
+            self._learned.clear()
+
+    def _kept(self, path: str) -> tuple[Any, ...] | None:
+        if self._database is None:
+            return None
+        try:
+            found = self._database.execute("SELECT size, modified, changed, sha256 FROM digests WHERE path = ?", [path])
+            return found.fetchone()  # type: ignore[no-any-return]
+        except sqlite3.Error:
+            self._database = None
+            return None
+
+    def _write(self, rows: list[tuple[Any, ...]]) -> None:
+        with sqlite3.connect(self._path, timeout=60) as database:
+            database.execute(
+                "CREATE TABLE IF NOT EXISTS digests (path TEXT PRIMARY KEY, size INT, modified INT, changed INT,"
+                " sha256 TEXT) WITHOUT ROWID"
+            )
+            database.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?)", rows)
+        database.close()

@@ -11,6 +11,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -99,6 +100,14 @@ def decoded(image: Image.Image) -> Image.Image:
         turn = turn_of(image)  # after loading, since Pillow turns a TIFF itself
         image = _plain(image)
         return image if turn is None else _turned(image, turn)
+
+
+def to_rgb(image: Image.Image, alpha: Literal["drop", "white"]) -> Image.Image:
+    """A picture of any mode in RGB, transparent parts dropped or laid on white."""
+    if alpha == "white" and (image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info):
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
 def turn_of(image: Image.Image) -> Image.Transpose | None:

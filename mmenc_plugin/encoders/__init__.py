@@ -5,6 +5,17 @@ A family is one module of this folder (or of another package, through the entry-
 """
 
 from mmenc_plugin.encoders._pictures import PictureRule
+from mmenc_plugin.encoders._ready import ReadyFeatures, brings_features
 from mmenc_plugin.encoders.base import Encoder, EncoderSpec, build, check, register, registry
 
-__all__ = ["Encoder", "EncoderSpec", "PictureRule", "build", "check", "register", "registry"]
+__all__ = [
+    "Encoder",
+    "EncoderSpec",
+    "PictureRule",
+    "ReadyFeatures",
+    "brings_features",
+    "build",
+    "check",
+    "register",
+    "registry",
+]

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmenc_plugin.data import media
+from mmenc_plugin.data.media import to_rgb as to_rgb
 
 try:
     import simplejpeg
@@ -65,14 +66,6 @@ def normalize(pixels: Tensor, rule: PictureRule) -> Tensor:
     """uint8 [B, 3, H, W] -> (pixels / 255 - mean) / std, float32; torchvision's operations in its order."""
     mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (rule.mean, rule.std))
     return pixels.float().div_(255).sub_(mean).div_(std)
-
-
-def to_rgb(image: Image.Image, alpha: Literal["drop", "white"]) -> Image.Image:
-    """A picture of any mode in RGB, transparent parts dropped or laid on white."""
-    if alpha == "white" and (image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info):
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
 
 
 def prepare_fast(path: Path, rule: PictureRule, exact: Callable[[Image.Image], Tensor]) -> Tensor:

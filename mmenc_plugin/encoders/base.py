@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,9 +15,11 @@ from torch import Tensor, nn
 from mmenc_plugin.data.media import open_image
 from mmenc_plugin.encoders import _torchvision
 from mmenc_plugin.encoders._pictures import PictureRule, normalize, prepare_fast
+from mmenc_plugin.encoders._weights import is_local as is_local
+from mmenc_plugin.encoders._weights import weights_digest as weights_digest
 from mmenc_plugin.errors import MissingExtraError, SettingsError
 from mmenc_plugin.registry import Registry
-from mmenc_plugin.types import Citation, ItemTable, Modality
+from mmenc_plugin.types import Citation, Modality
 
 Tokens = dict[str, Tensor]
 Precision = Literal["float32", "bfloat16"]
@@ -77,6 +77,7 @@ class Encoder(nn.Module):
     citation: ClassVar[Citation]
     example: ClassVar[str]
     extra: ClassVar[str] = ""
+    ready: ClassVar[bool] = False  # nothing is encoded; see ReadyFeatures
 
     spec: EncoderSpec
     picture: PictureRule  # of encoders that take pictures
@@ -136,6 +137,10 @@ class Encoder(nn.Module):
     def encode_pair(self, pixels: Tensor, tokens: Tokens) -> Tensor:
         """Normalised pixels [B, 3, H, W] and tokens [B, L] -> features [B, D] of both together; joint encoders only."""
         raise NotImplementedError
+
+    def token_counts(self, texts: Sequence[str]) -> Tensor | None:
+        """Tokens of each text before any is cut, special ones included: [B] int64, or None if that is not known."""
+        return None
 
     @property
     def device(self) -> torch.device:
@@ -211,18 +216,6 @@ class Encoder(nn.Module):
         return {name: tensor.to(self.device) for name, tensor in self.tokenize(list(texts)).items()}
 
 
-class ReadyFeatures(Encoder):
-    """Base of families that bring features which somebody has already: rows are looked up, nothing is encoded."""
-
-    def rows(self, items: ItemTable) -> Tensor:
-        """The row of each item [N] int64, -1 for an item that has none."""
-        raise NotImplementedError
-
-    def values(self, rows: Tensor) -> Tensor:
-        """Features [B, D] float32 of rows [B], none of them -1."""
-        raise NotImplementedError
-
-
 registry: Registry[type[Encoder]] = Registry("encoder family", "mmenc_plugin.encoders", "mmenc.encoders")
 
 
@@ -278,6 +271,8 @@ def build(
     check(uri)
     family, rest = _split(uri)
     encoder = registry.get(family).from_rest(rest)
+    if encoder.ready:
+        return encoder.eval()  # neither precision nor preparation concerns values that are there
     if preparation == "fast" and "image" in encoder.modalities and not encoder.picture.has_fast_form:
         raise SettingsError(f"encoder '{uri}' prepares pictures in a way that has no fast form. Use exact.")
     encoder.spec = replace(encoder.spec, precision=precision, preparation=preparation)
@@ -287,17 +282,3 @@ def build(
 def _split(uri: str) -> tuple[str, str]:
     family, _, rest = uri.partition(":")
     return family, rest
-
-
-def weights_digest(module: nn.Module) -> str:
-    """The sha256 of a network's weights: the same for the same numbers, whatever file they came from."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def is_local(weights: str) -> bool:
-    """Whether a weights name is written as a path, or is one."""
-    return weights.startswith((".", "~", os.sep)) or Path(weights).exists()

@@ -88,6 +88,13 @@ class Classic(Encoder):
             tokens["value"][row, : end - start] = torch.from_numpy(counts.data[start:end])
         return tokens
 
+    def token_counts(self, texts: Sequence[str]) -> Tensor:
+        """Words and pairs of words, none of which is cut."""
+        from sklearn.feature_extraction.text import HashingVectorizer
+
+        analyze = HashingVectorizer(ngram_range=(1, 2)).build_analyzer()
+        return torch.tensor([len(analyze(text)) for text in texts], dtype=torch.int64)
+
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Pixels [B, 3, 64, 64] -> [B, 200]: each of the four parts has unit length, then the whole."""
         parts = [_layout(pixels), _hues(pixels), _brightness(pixels), _edges(pixels)]

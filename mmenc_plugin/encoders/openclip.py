@@ -5,10 +5,8 @@ Radford et al. 2021, "Learning Transferable Visual Models From Natural Language 
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,14 @@ from PIL import Image
 from torch import Tensor
 
 from mmenc_plugin.encoders._pictures import PictureRule
+from mmenc_plugin.encoders._weights import building, check_vocabulary, licence_of, not_loaded
 from mmenc_plugin.encoders.base import Encoder, EncoderSpec, Tokens, is_local, register, weights_digest
 from mmenc_plugin.errors import SettingsError, WeightsError, unknown_name
 from mmenc_plugin.types import Citation
 
 _SCHEMES = ("local-dir:", "hf-hub:")
+# No entry of CLIP's vocabulary is longer than 32 bytes, so what is cut here lies beyond any context length.
+_LONGEST_TOKEN = 64
 
 
 @register
@@ -41,7 +42,8 @@ class OpenClip(Encoder):
 
     def __init__(self, model: Any, tokenizer: Any, architecture: str, weights: str) -> None:
         super().__init__()
-        self.model, self._tokenizer = model, tokenizer
+        self.model, self._tokenizer = model, _quick(tokenizer)
+        self._can_be_short = _is_causal(model)
         self._transform, self.picture = _picture_way(dict(model.visual.preprocess_cfg))
         width = _widths(model, self)
         gelu = next(type(m).__name__ for m in model.modules() if "gelu" in type(m).__name__.lower())
@@ -59,7 +61,7 @@ class OpenClip(Encoder):
                     "max_tokens": int(tokenizer.context_length),
                 },
             },
-            licence="see the weights' page",
+            licence=_licence(architecture, weights),
         )
 
     @classmethod
@@ -86,12 +88,13 @@ class OpenClip(Encoder):
             architecture, weights = _split(rest)
             name, options = architecture, _options(open_clip, architecture, weights)
         try:
-            with _quiet(), torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)  # so that random weights are the same ones every time
-                model = open_clip.create_model(name, **options)
+            with building():
+                model = open_clip.create_model(name, force_custom_text=True, **options)
                 tokenizer = open_clip.get_tokenizer(name)
         except Exception as error:  # OpenCLIP raises what its downloads and torch raise
             raise _weights_error(rest, weights, error) from error
+        if isinstance(tokenizer, open_clip.SimpleTokenizer):
+            check_vocabulary(f"openclip:{rest}", tokenizer.vocab_size - 1, model.vocab_size)
         return cls(model, tokenizer, architecture, weights)
 
     def prepare_image(self, image: Image.Image) -> Tensor:
@@ -99,8 +102,12 @@ class OpenClip(Encoder):
         return self._transform(image)  # type: ignore[no-any-return]
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
-        """Texts -> `ids` [B, L], cut at the tower's context length (77 tokens)."""
-        return {"ids": self._tokenizer(list(texts))}
+        """Texts -> `ids` [B, L], cut at the tower's context length (77 tokens).
+
+        Padded to the longest of the batch where the tower cannot see what follows a text, else to the context length.
+        """
+        ids = self._tokenizer(list(texts))
+        return {"ids": ids[:, : _ends(self.model.text, ids) + 1] if self._can_be_short else ids}
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Pixels [B, 3, H, W] -> [B, D]."""
@@ -108,7 +115,24 @@ class OpenClip(Encoder):
 
     def encode_text(self, tokens: Tokens) -> Tensor:
         """Tokens [B, L] -> [B, D]."""
-        return self.model.encode_text(tokens["ids"])  # type: ignore[no-any-return]
+        ids, text = tokens["ids"], self.model.text
+        if not self._can_be_short:
+            return self.model.encode_text(ids)  # type: ignore[no-any-return]
+        length = ids.shape[1]
+        # OpenCLIP cuts the positions to a shorter text, but not the mask.
+        return torch.func.functional_call(text, {"attn_mask": text.attn_mask[:length, :length]}, (ids,))  # type: ignore[no-any-return]
+
+    def token_counts(self, texts: Sequence[str]) -> Tensor | None:
+        """See the base class; known of OpenCLIP's byte pairs and of its plain Hugging Face tokenizers."""
+        tokenizer = self._tokenizer
+        if type(tokenizer).__name__ == "SimpleTokenizer":
+            counts = [len(tokenizer.encode(text)) + 2 for text in texts]
+        elif type(tokenizer).__name__ == "HFTokenizer" and not tokenizer.tokenizer_mode:
+            cleaned = [tokenizer.clean_fn(text) for text in texts]
+            counts = [len(tokenizer.tokenizer(text, truncation=False, verbose=False)["input_ids"]) for text in cleaned]
+        else:
+            return None
+        return torch.tensor(counts, dtype=torch.int64)
 
 
 def _split(rest: str) -> tuple[str, str]:
@@ -162,29 +186,52 @@ def _widths(model: Any, encoder: OpenClip) -> dict[str, int]:
 
 
 def _weights_error(rest: str, weights: str, error: Exception) -> WeightsError:
-    what = " ".join(str(error).split())[:400].rstrip(". ")
-    if is_local(weights) or rest.startswith("local-dir:"):
-        advice = (
-            "A checkpoint must be a state dict of that architecture, as .safetensors, or as .pt without pickled code."
-        )
-    else:
-        named = rest if rest.startswith(_SCHEMES) else rest.partition("/")[0]
-        path = "local-dir:/path/to/folder" if named == rest else f"{named}//path/to/open_clip_model.safetensors"
-        advice = (
-            "If this machine cannot reach the hub, run the same once on one that can and bring its Hugging Face cache "
-            f"(HF_HOME) here, or bring the weights alone and name them by path: openclip:{path}"
-        )
-    return WeightsError(f"the weights of 'openclip:{rest}' were not loaded: {what}. {advice}")
+    named = rest if rest.startswith(_SCHEMES) else rest.partition("/")[0]
+    path = "local-dir:/path/to/folder" if named == rest else f"{named}//path/to/open_clip_model.safetensors"
+    return not_loaded(
+        f"openclip:{rest}",
+        error,
+        local=is_local(weights) or rest.startswith("local-dir:"),
+        by_hand=f"bring the weights alone and name them by path: openclip:{path}",
+    )
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """OpenCLIP warns and logs what `check` and the spec say better."""
-    level = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            yield
-    finally:
-        logging.disable(level)
+def _licence(architecture: str, weights: str) -> str:
+    if weights.startswith(_SCHEMES):
+        return licence_of(weights.partition(":")[2])
+    from open_clip import get_pretrained_cfg
+
+    source = get_pretrained_cfg(architecture, weights)
+    return licence_of("/".join(source["hf_hub"].split("/")[:2])) if source.get("hf_hub") else "unknown"
+
+
+def _quick(tokenizer: Any) -> Any:
+    """CLIP's tokenizer takes time by the square of a word's length: what no token can reach is cut before it."""
+    from open_clip import SimpleTokenizer
+
+    if isinstance(tokenizer, SimpleTokenizer):
+        tokenizer.clean_fn = partial(_cleaned, tokenizer.clean_fn, _LONGEST_TOKEN * tokenizer.context_length)
+    return tokenizer
+
+
+def _cleaned(clean: Callable[[str], str], most: int, text: str) -> str:
+    return clean(text)[:most]
+
+
+def _is_causal(model: Any) -> bool:
+    """Whether a text's features are read at its end, and from nothing behind it."""
+    from open_clip.transformer import TextTransformer
+
+    text = model.text
+    return (
+        isinstance(text, TextTransformer)
+        and text.attn_mask is not None
+        and text.cls_emb is None
+        and text.pool_type in ("argmax", "eos")
+    )
+
+
+def _ends(text: Any, ids: Tensor) -> int:
+    """The position of the end of the longest text, where the tower reads it."""
+    marks = ids if text.pool_type == "argmax" else (ids == text.eos_id).int()
+    return int(marks.argmax(dim=1).max())

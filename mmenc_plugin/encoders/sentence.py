@@ -5,14 +5,28 @@ Reimers and Gurevych 2019, "Sentence-BERT: Sentence Embeddings using Siamese BER
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from mmenc_plugin.data.digests import text_digest
-from mmenc_plugin.encoders.base import Encoder, EncoderSpec, Tokens, is_local, register, weights_digest
+from mmenc_plugin.encoders._weights import (
+    check_keys,
+    check_vocabulary,
+    is_local,
+    licence_of,
+    not_loaded,
+    repeatable,
+    tokenizer_digest,
+    weights_digest,
+    without_bars,
+)
+from mmenc_plugin.encoders.base import Encoder, EncoderSpec, Tokens, register
 from mmenc_plugin.errors import SettingsError, WeightsError
 from mmenc_plugin.types import Citation
 
@@ -45,14 +59,12 @@ class SentenceBert(Encoder):
             preprocessing={
                 "text": {
                     "max_tokens": _limit(model.max_seq_length),
-                    "tokenizer_sha256": text_digest(
-                        getattr(model.tokenizer, "backend_tokenizer", model.tokenizer).to_str()
-                    ),
+                    "tokenizer_sha256": tokenizer_digest(model.tokenizer),
                     "prompt": self._prompt,
                     "modules": [str(module) for module in list(model)[1:]],
                 }
             },
-            licence="see the model's page",
+            licence=licence_of(weights if "/" in weights or is_local(weights) else f"sentence-transformers/{weights}"),
         )
 
     @classmethod
@@ -69,15 +81,17 @@ class SentenceBert(Encoder):
     def from_rest(cls, rest: str) -> SentenceBert:
         """See the base class."""
         sentence_transformers = cls.library("sentence_transformers")
-        name = str(Path(rest).expanduser()) if is_local(rest) else rest
+        name, uri = str(Path(rest).expanduser()) if is_local(rest) else rest, f"sbert:{rest}"
         try:
-            model = sentence_transformers.SentenceTransformer(name, device="cpu")
+            with repeatable(), without_bars(), _reports() as reports:
+                model = sentence_transformers.SentenceTransformer(name, device="cpu")
         except Exception as error:  # hub, file and torch errors alike
-            what = " ".join(str(error).split())[:400].rstrip(". ")
-            raise WeightsError(
-                f"the model of 'sbert:{rest}' was not loaded: {what}. If this machine cannot reach the hub, save "
-                "the model elsewhere with SentenceTransformer(...).save(folder) and name it: sbert:/path/to/folder"
-            ) from error
+            by_hand = "save the model elsewhere with SentenceTransformer(...).save(folder) and name it: "
+            raise not_loaded(uri, error, local=is_local(rest), by_hand=by_hand + "sbert:/path/to/folder") from error
+        check_keys(uri, _left_random(reports), [])
+        table = getattr(getattr(model[0], "auto_model", None), "get_input_embeddings", lambda: None)()
+        if table is not None:
+            check_vocabulary(uri, max(model.tokenizer.get_vocab().values()), table.num_embeddings)
         return cls(model, rest)
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
@@ -90,6 +104,15 @@ class SentenceBert(Encoder):
         """Tokens [B, L] -> [B, D]."""
         return self.model(dict(tokens))["sentence_embedding"]  # type: ignore[no-any-return]
 
+    def token_counts(self, texts: Sequence[str]) -> Tensor | None:
+        """See the base class; the default prompt counts too."""
+        tokenizer = self.model.tokenizer
+        if not callable(tokenizer):
+            return None
+        whole = [self._prompt + text for text in texts]
+        counts = [len(tokenizer(text, truncation=False, verbose=False)["input_ids"]) for text in whole]
+        return torch.tensor(counts, dtype=torch.int64)
+
 
 def _limit(tokens: float | None) -> int:
     """The most tokens of a text, 0 for a model that has no limit."""
@@ -101,3 +124,32 @@ def _width(model: Any) -> int:
         "get_embedding_dimension" if hasattr(model, "get_embedding_dimension") else "get_sentence_embedding_dimension"
     )
     return int(getattr(model, name)())
+
+
+@contextmanager
+def _reports() -> Iterator[list[str]]:
+    """What transformers has to say on the weights that it loads, kept from the screen."""
+    kept: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            kept.append(record.getMessage())
+
+    logger = logging.getLogger("transformers")
+    handlers, level, propagate = logger.handlers, logger.level, logger.propagate
+    logger.handlers, logger.propagate = [Keep()], False
+    logger.setLevel(logging.WARNING)
+    try:
+        yield kept
+    finally:
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
+
+
+def _left_random(reports: Sequence[str]) -> list[str]:
+    """The weights that the files lack; but for poolers, which many models lack and none of these uses."""
+    text = "\n".join(reports)
+    names = re.findall(r"^(\S.*?) +\| +(?:\x1b\[[\d;]*m)?MISSING", text, re.MULTILINE)  # transformers 5
+    for listed in re.findall(r"newly initialized: \[(.*?)\]", text):  # transformers 4
+        names += re.findall(r"'(.*?)'", listed)
+    return [name for name in names if "pooler" not in name]

@@ -19,12 +19,12 @@ class Recipe:
 
     Attributes:
         encoder: the part of the encoder's spec that decides its outputs.
-        modality: image or text.
+        modality: image, text or fused.
         dtype: of the stored values.
         shard_size: items a shard; shards are encoded by themselves, so their size is part of the bytes.
         batch_size: items encoded at once, likewise.
         n_items: N.
-        content: sha256 over the items' ids and texts, or ids and picture bytes, in order.
+        content: sha256 over the items' ids and the digests of their contents, in order.
         format: version of the store's layout.
     """
 
@@ -45,11 +45,17 @@ class Recipe:
         encoder = spec.recipe()
         for part in ("width", "preprocessing"):
             encoder[part] = encoder[part].get(modality)
+        if modality == "text":
+            encoder.pop("preparation")  # of pictures
         return cls(encoder, modality, "float32", shard_size, batch_size, n_items, content)
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
         return asdict(self)
+
+    def items_part(self) -> dict[str, Any]:
+        """The fields that say which items; blocks that differ in these alone can lend each other rows."""
+        return {"n_items": self.n_items, "content": self.content}
 
     @property
     def key(self) -> str:

@@ -16,10 +16,10 @@ def mmenc(capsys, *argv):
 def test_no_command_prints_what_there_is(capsys):
     status, out, _ = mmenc(capsys)
     assert status == 0
-    assert all(command in out for command in ("run", "extract", "list", "doctor"))
+    assert all(command in out for command in ("run", "extract", "inspect", "list", "doctor"))
 
 
-@pytest.mark.parametrize("command", ["run", "extract", "list", "doctor"])
+@pytest.mark.parametrize("command", ["run", "extract", "inspect", "list", "doctor"])
 def test_every_help_has_an_example(command, capsys):
     with pytest.raises(SystemExit):
         cli.main([command, "--help"])

@@ -3,14 +3,16 @@
 import json
 import shutil
 
+import checkpoints
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from mmenc_plugin import encoders
 from mmenc_plugin.encoders import _torchvision
 from mmenc_plugin.errors import SettingsError, UnknownNameError, WeightsError
-from mmenc_plugin.testing.samples import TEXTS, picture
+from mmenc_plugin.testing.samples import PICTURE_MODES, TEXTS, picture, picture_file
 
 _torchvision.state()
 import open_clip  # noqa: E402
@@ -87,6 +89,62 @@ def test_features_are_those_of_openclips_towers(ours, theirs):
     assert torch.equal(ours.embed_texts(TEXTS), texts)
 
 
+@pytest.mark.parametrize("mode", [mode for mode in PICTURE_MODES if mode not in ("PA", "I;16", "F", "I")])
+def test_features_of_a_file_are_those_of_openclip(ours, theirs, tmp_path, mode):
+    """Of every mode that OpenCLIP resizes as it should; `open_image` brings PA and 16 bits to plain ones before."""
+    files = [picture_file(tmp_path, seed, mode) for seed in (1, 2)]
+    with torch.no_grad():
+        expected = theirs[0].encode_image(torch.stack([theirs[1](Image.open(file)) for file in files]))
+    torch.testing.assert_close(ours.embed_images(files), expected, rtol=0, atol=1e-6)
+
+
+def test_texts_are_padded_to_the_longest_of_their_batch(ours, theirs):
+    """Features are those of the whole context length, whatever a text holds: "!" is CLIP's token 0."""
+    texts = ["a red shoe", "blue!!", "!", ""]
+    tokens = ours.tokenize(texts)
+    assert tokens["ids"].shape == (4, 5)  # of the first: three words, and a token before and behind them
+    with torch.no_grad():
+        expected = theirs[0].encode_text(theirs[2](texts))
+    torch.testing.assert_close(ours.embed_texts(texts), expected, rtol=0, atol=1e-6)
+    alone = torch.cat([ours.embed_texts([text]) for text in texts])
+    torch.testing.assert_close(alone, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_gradients_reach_the_tower_through_short_texts(ours):
+    tokens = ours.tokenize(["a red shoe"])
+    ours.encode_text(tokens).sum().backward()
+    positions = ours.model.text.positional_embedding.grad
+    length = tokens["ids"].shape[1]
+    assert positions[:length].abs().sum(1).all()
+    assert not positions[length:].any()
+    ours.zero_grad()
+
+
+@pytest.mark.parametrize(
+    "text_cfg",
+    [{"no_causal_mask": True}, {"pool_type": "last"}, {"embed_cls": True}, {"pool_type": "eos", "eos_id": 49407}],
+    ids=["not causal", "read at the last token", "with a token behind", "read at the end of the text"],
+)
+def test_texts_of_towers_of_other_kinds(tmp_path, text_cfg):
+    """They are cut only where nothing is lost; SigLIP's read the padding, with which they were trained."""
+    name = f"local-dir:{checkpoints.openclip(tmp_path, custom_text=True, text=text_cfg)}"
+    encoder, model = encoders.build(f"openclip:{name}"), open_clip.create_model(name).eval()
+    with torch.no_grad():
+        expected = model.encode_text(open_clip.get_tokenizer(name)(list(TEXTS[:2])))
+    torch.testing.assert_close(encoder.embed_texts(TEXTS[:2]), expected, rtol=0, atol=1e-6)
+    assert encoder.tokenize(["a"])["ids"].shape == (1, 3 if text_cfg.get("pool_type") == "eos" else 16)
+
+
+def test_a_text_of_any_length_has_the_tokens_of_openclip(ours, theirs):
+    """Long texts are cut before their words are taken apart; what lies within reach is as it was."""
+    texts = ["&amp;amp; " * 9_999, "\n \t" * 40_000 + "shoe", "many different words " * 5_000, "\U0001f602" * 3_000]
+    assert torch.equal(encoder_ids(ours, texts), theirs[2](texts))
+
+
+def encoder_ids(encoder, texts):
+    return torch.cat([encoder.tokenize([text, "word " * 99])["ids"][:1] for text in texts])
+
+
 def test_long_texts_are_cut_at_the_context_length(ours):
     assert ours.tokenize(["word " * 500])["ids"].shape == (1, 16)
     one, other = ours.embed_texts(["word " * 100, "word " * 500])
@@ -159,22 +217,12 @@ def test_recipes_differ_where_features_do(tiny_clip, architecture, tag):
 # --- What is refused --------------------------------------------------------------------------------
 
 
-class Bomb:
-    """Pickled, it makes a file where it is loaded."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
-
-
 @pytest.mark.parametrize("name", ["x.pt", "x.bin", "x.pth", "x.safetensors"])
 @pytest.mark.parametrize("by", ["path", "folder"])
 def test_a_pickle_with_code_is_refused_and_not_run(tiny_clip, architecture, tmp_path, name, by):
     if by == "folder" and name == "x.pt":
         name = "pytorch_model.bin"  # OpenCLIP does not look for .pt in a folder
-    bomb = {"logit_scale": torch.ones(()), "bomb": Bomb(tmp_path / "was_run")}
+    bomb = {"logit_scale": torch.ones(()), "bomb": checkpoints.Bomb(tmp_path / "was_run")}
     torch.save(bomb, tmp_path / name)
     shutil.copy(tiny_clip / "open_clip_config.json", tmp_path)
     uri = f"openclip:local-dir:{tmp_path}" if by == "folder" else f"openclip:{architecture}/{tmp_path / name}"
@@ -230,7 +278,18 @@ def test_a_folder_without_weights_is_refused(tiny_clip, tmp_path):
         encoders.build(f"openclip:local-dir:{tmp_path}")
 
 
+def test_the_page_of_a_tags_licence_is_named(architecture, tag, tiny_clip):
+    tag("small", file=str(tiny_clip / "open_clip_model.safetensors"), hf_hub="owner/name/")
+    assert encoders.build(f"openclip:{architecture}/small").spec.licence == "see https://huggingface.co/owner/name"
+
+
+def test_a_tokenizer_of_more_tokens_than_the_weights_is_refused(tmp_path):
+    folder = checkpoints.openclip(tmp_path, text={"vocab_size": 100})
+    with pytest.raises(WeightsError, match=r"does not fit its weights: its ids go up to 49407.* has 100 rows"):
+        encoders.build(f"openclip:local-dir:{folder}")
+
+
 def test_weights_of_another_architecture_are_refused(architecture, tmp_path):
     save_file({"visual.conv1.weight": torch.zeros(3, 3, 3, 3)}, tmp_path / "x.safetensors")
-    with pytest.raises(WeightsError, match="A checkpoint must be a state dict of that architecture"):
+    with pytest.raises(WeightsError, match=r"Missing key.*Weights must be the network's whole state dict"):
         encoders.build(f"openclip:{architecture}/{tmp_path / 'x.safetensors'}")

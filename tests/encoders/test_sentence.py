@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from mmenc_plugin import encoders
 from mmenc_plugin.encoders import _torchvision
@@ -113,8 +114,43 @@ def test_a_folder_of_something_else_is_named(tmp_path):
 def test_a_folder_without_weights_is_refused(tiny_sbert, tmp_path):
     copy = shutil.copytree(tiny_sbert, tmp_path / "copy")
     (copy / "model.safetensors").unlink()
-    with pytest.raises(WeightsError, match="was not loaded"):
+    with pytest.raises(WeightsError, match="were not loaded"):
         encoders.build(f"sbert:{copy}")
+
+
+def without(folder, names):
+    """Leave the weights out whose name has one of `names` in it."""
+    state = load_file(folder / "model.safetensors")
+    kept = {name: value for name, value in state.items() if not any(part in name for part in names)}
+    assert len(kept) < len(state)
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+
+
+def test_missing_weights_are_listed_and_not_left_random(tiny_sbert, tmp_path):
+    copy = shutil.copytree(tiny_sbert, tmp_path / "copy")
+    without(copy, ["layer.1.output.dense", "word_embeddings"])
+    with pytest.raises(
+        WeightsError, match=r"do not fit its network\. missing: 'embeddings\.word_embeddings\.weight', '"
+    ):
+        encoders.build(f"sbert:{copy}")
+
+
+def test_a_missing_pooler_is_none_of_ours(ours, tiny_sbert, tmp_path):
+    """It is random, but the same every time, and no feature depends on it."""
+    copy = shutil.copytree(tiny_sbert, tmp_path / "copy")
+    without(copy, ["pooler"])
+    one, two = encoders.build(f"sbert:{copy}"), encoders.build(f"sbert:{copy}")
+    assert one.spec == two.spec
+    assert torch.equal(one.embed_texts(TEXTS), ours.embed_texts(TEXTS))
+
+
+def test_a_tokenizer_with_more_tokens_than_the_weights_is_refused(tiny_sbert, tmp_path):
+    model = SentenceTransformer(str(tiny_sbert), device="cpu")
+    rows = model[0].auto_model.get_input_embeddings().num_embeddings
+    model.tokenizer.add_tokens(["sofa", "chair", "table"])
+    model.save(str(tmp_path))
+    with pytest.raises(WeightsError, match=rf"does not fit its weights: its ids go up to {rows}.* has {rows} rows"):
+        encoders.build(f"sbert:{tmp_path}")
 
 
 @pytest.mark.parametrize("name", ["no-such-owner/no-such-model", "no-such-model"])

@@ -6,6 +6,7 @@ import types
 
 import pytest
 
+from mmenc_plugin import encoders
 from mmenc_plugin.encoders import _torchvision
 
 # Like the real one beside a torch it was not built for: it decorates an operator that nothing declared.
@@ -33,10 +34,11 @@ print(torchvision.answer)
 
 BUILD = """
 import sys
-sys.modules["open_clip"] = sys.modules["sentence_transformers"] = None
+for name in ("open_clip", "sentence_transformers", "transformers", "timm"):
+    sys.modules[name] = None
 from mmenc_plugin import encoders
 from mmenc_plugin.errors import MissingExtraError
-for uri in ("openclip:ViT-B-32/random", "sbert:all-MiniLM-L6-v2"):
+for uri in ("openclip:ViT-B-32/random", "sbert:all-MiniLM-L6-v2", "hf:owner/name", "timm:resnet50/random"):
     for ask in (encoders.check, encoders.build):
         try:
             ask(uri)
@@ -92,9 +94,9 @@ def test_another_failure_of_torchvision_is_not_hidden(monkeypatch, tmp_path):
 def test_a_library_that_is_not_installed_is_named_with_its_extra(python):
     ran = python(BUILD)
     assert ran.returncode == 0, ran.stderr
-    checked, built, checked_text, built_text, others = ran.stdout.splitlines()
-    assert "the encoder family openclip needs a package that is not installed" in built
-    assert built.endswith("Install it with: pip install 'mmenc-plugin[openclip]'")
-    assert built_text.endswith("Install it with: pip install 'mmenc-plugin[sbert]'")
-    assert (checked, checked_text) == (built, built_text)
-    assert others == "classic openclip sbert classic"
+    *refused, others = ran.stdout.splitlines()
+    assert "the encoder family openclip needs a package that is not installed" in refused[0]
+    for checked, built, extra in zip(refused[::2], refused[1::2], ("openclip", "sbert", "hf", "timm"), strict=True):
+        assert checked == built
+        assert built.endswith(f"Install it with: pip install 'mmenc-plugin[{extra}]'")
+    assert others.split() == [*encoders.registry.names(), "classic"]

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from mmenc_plugin.encoders.classic import Classic
-from mmenc_plugin.errors import DataError, StoreError
+from mmenc_plugin.errors import DataError, EncoderOutputError, StoreError
 from mmenc_plugin.features import extract
 from mmenc_plugin.types import ItemTable
 
@@ -226,21 +226,19 @@ def test_an_empty_table_is_an_error(make_items, tmp_path):
 
 @MODALITIES
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_an_item_that_the_encoder_fails_on_is_masked(make_items, tmp_path, modality, value):
+def test_a_value_that_is_no_number_stops_the_extraction_and_names_the_items(make_items, tmp_path, modality, value):
     class Failing(Spy):
         def embed(self, modality, inputs):
-            return self.spoil(super().embed(modality, inputs))
-
-        def spoil(self, out):
+            out = super().embed(modality, inputs)
             out[1, 3] = value
             return out
 
     items = make_items(3)
-    block = run(items, modality, tmp_path / "store", Failing())
-    assert block.present.sum() == 2
-    assert block.rejected == {items.ids[int((~block.present).nonzero())]: "the encoder gave a value that is not finite"}
-    assert block.values.isfinite().all()
-    torch.testing.assert_close(block.values[block.present], one_by_one(items, modality)[block.present])
+    with pytest.raises(
+        EncoderOutputError, match=rf"not finite .* for the {modality} of 1 items \('i1'\).*encoder_precision to float32"
+    ):
+        run(items, modality, tmp_path / "store", Failing())
+    assert not list((tmp_path / "store").glob(f"{modality}-*/manifest.json"))
 
 
 def test_a_picture_that_may_not_be_read_does_not_stop_the_others(make_items, tmp_path, monkeypatch):

@@ -61,7 +61,7 @@ def test_a_missing_picture_is_masked_or_an_error_as_the_settings_say(shop):
     features = dataset_of(shop, missing="zeros").item_features()
     assert features.present("image").tolist() == [False, True, False, True]
     assert not features.table("image")[2].any()
-    with pytest.raises(DataError, match=r"1 of 3 items have no image \('red: the file does not exist in the picture folder"):
+    with pytest.raises(DataError, match=r"1 of 3 items have no image \('red: the file does not exist"):
         dataset_of(shop, missing="error").item_features()
 
 
@@ -102,3 +102,35 @@ def test_adam_runs_fused_and_learns_what_recboles_adam_learns(shop, monkeypatch)
     assert not kept["plain_fused"]
     for fused, plain in zip(kept["fused"], kept["plain"], strict=True):
         np.testing.assert_allclose(fused, plain, atol=1e-6)
+
+
+def test_a_joint_encoders_vectors_stand_in_recboles_rows(shop, tiny_vlmo):
+    from mmenc_plugin import encoders
+
+    uri = f"vlmo:{tiny_vlmo}"
+    dataset = dataset_of(shop, encoder={"fused": uri, "text": uri}, modalities=["fused", "text"])
+    features, tokens = dataset.item_features(), dataset.field2id_token["item_id"][1:]
+    encoder = encoders.build(uri)
+    pairs = [shop / "images" / f"{token}.png" for token in tokens], [f"a {token} thing" for token in tokens]
+    torch.testing.assert_close(features.table("fused")[1:], encoder.embed_pairs(*pairs), rtol=0, atol=1e-5)
+    torch.testing.assert_close(features.table("text")[1:], encoder.embed_texts(pairs[1]), rtol=0, atol=1e-5)
+
+
+def test_the_encoder_settings_reach_the_encoder(shop, tiny_clip):
+    from mmenc_plugin.hosts.recbole.features import blocks_of, items_of
+
+    options = {
+        "encoder": f"openclip:local-dir:{tiny_clip}",
+        "encoder_precision": "bfloat16",
+        "encoder_preparation": "fast",
+        "picture_cache": "pictures",
+    }
+    config = dataset_of(shop, **options).config
+    blocks = blocks_of(config, items_of(config))
+    image, text = blocks["image"].recipe["encoder"], blocks["text"].recipe["encoder"]
+    assert (image["precision"], image["preparation"], text["precision"]) == ("bfloat16", "fast", "bfloat16")
+    assert "preparation" not in text
+    exact = blocks_of(dataset_of(shop, encoder=options["encoder"]).config, items_of(config))
+    cosine = torch.nn.functional.cosine_similarity(blocks["image"].values, exact["image"].values)
+    assert 0.99 < cosine.min() < 1
+    assert len(list((shop.parent / "pictures").glob("*.sqlite"))) == 1

@@ -94,6 +94,14 @@ def feature_settings(config: Mapping[str, Any]) -> FeatureSettings:
     return validate(FeatureSettings, _pick(config, FeatureSettings))
 
 
+def needs(features: FeatureSettings, content: Literal["image", "text"]) -> bool:
+    """Whether any of the modalities is made from the items' pictures, or from their texts."""
+    from mmenc_plugin import encoders
+
+    made = [m for m in features.modalities if not encoders.brings_features(features.uri(m))]
+    return content in made or "fused" in made
+
+
 def plugin_keys(model: str) -> set[str]:
     """The keys that the plugin adds to RecBole's for one of its models."""
     return set(FeatureSettings.model_fields) | set(models.registry.get(model).settings.model_fields)
@@ -201,7 +209,7 @@ def _check(config: Any) -> None:
     _check_mappings(final)
     _check_valid_metric(final)
     _check_encoders(features)
-    _check_columns(final, features)
+    _check_columns(final, features, pictures_needed=not getattr(config, "without_pictures", False))
 
 
 def _check_given_keys(config: Any) -> None:
@@ -263,7 +271,7 @@ def _check_encoders(features: FeatureSettings) -> None:
         encoders.check(features.uri(modality), modality)
 
 
-def _check_columns(final: Mapping[str, Any], features: FeatureSettings) -> None:
+def _check_columns(final: Mapping[str, Any], features: FeatureSettings, pictures_needed: bool) -> None:
     """The columns that the settings name are in the header of the `.item` file."""
     path = Path(final["data_path"]) / f"{final['dataset']}.item"
     if not path.parent.is_dir():
@@ -275,11 +283,11 @@ def _check_columns(final: Mapping[str, Any], features: FeatureSettings) -> None:
         )
     header = read_header(path, final["field_separator"])
     pictures = path.parent / features.image_dir
-    if "image" in features.modalities and not pictures.is_dir():
+    if pictures_needed and needs(features, "image") and not pictures.is_dir():
         raise DataError(f"image_dir: the folder {pictures} does not exist. Name the one that holds the pictures.")
     wanted = [(final["ITEM_ID_FIELD"], "ITEM_ID_FIELD")]
-    wanted += [(column, "item_text") for column in features.item_text if "text" in features.modalities]
-    wanted += [(features.item_image, "item_image")] * ("image" in features.modalities)
+    wanted += [(column, "item_text") for column in features.item_text if needs(features, "text")]
+    wanted += [(features.item_image, "item_image")] * needs(features, "image")
     for column, key in wanted:
         if column not in header:
             raise unknown_name(f"column of {path.name} (named by {key})", column, list(header))

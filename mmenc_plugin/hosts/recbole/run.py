@@ -27,8 +27,12 @@ class Launch:
     processes: dict[str, Any] = field(default_factory=dict)
 
 
-def make_config(launch: Launch) -> Any:
+def make_config(launch: Launch, *, without_pictures: bool = False) -> Any:
     """RecBole's Config of a launch, checked; no data is read.
+
+    Args:
+        launch: what the user asks for.
+        without_pictures: take a data set whose folder of pictures does not exist.
 
     Raises:
         MmencError: whatever is wrong in it.
@@ -36,7 +40,8 @@ def make_config(launch: Launch) -> Any:
     from recbole.config import Config
 
     sys.argv = ["mmenc", *launch.overrides]  # Config reads the overrides from there
-    return Config(launch.model, launch.dataset, config_file_list=list(launch.config_files) or None)
+    kind = type("Config", (Config,), {"without_pictures": without_pictures})
+    return kind(launch.model, launch.dataset, config_file_list=list(launch.config_files) or None)
 
 
 def run(launch: Launch, config_dict: dict[str, Any] | None = None) -> dict[str, Any]:
