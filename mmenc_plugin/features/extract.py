@@ -78,15 +78,11 @@ def extract(
     folder = store / recipe.key
     if not folder.is_dir():
         plan = Plan.of(items, contents, recipe, store)
-        shards = Shards(shards_folder(store, recipe.key, plan.key), len(plan.work), SHARD)
         with tqdm(total=len(plan.work), unit="item", desc=f"encode {modality}", disable=not show) as bar:
             options = pictures or PictureOptions()
             pipeline = Pipeline(items, encoder, modality, contents, plan.work, batch_size, options, bar.update)
             with closing(pipeline):
-                _work_off(shards, pipeline, folder, bar)
-        with _locked(store / f"{recipe.key}.lock"):
-            if not folder.is_dir():  # another process may have been faster
-                _merge(store, recipe, items, contents, plan, shards)
+                _make(store, recipe, plan, pipeline, bar)
     remove_shards(store, recipe.key)
     block = open_block(folder, recipe)
     _report(block)
@@ -113,6 +109,16 @@ def _copy_ready(items: ItemTable, features: ReadyFeatures, modality: Modality, s
     block = open_block(folder, recipe)
     _report(block)
     return block
+
+
+def _make(store: Path, recipe: Recipe, plan: Plan, pipeline: Pipeline, bar: tqdm) -> None:
+    """Do the work, or this process's part of it, and write the block."""
+    folder = store / recipe.key
+    shards = Shards(shards_folder(store, recipe.key, plan.key), len(plan.work), SHARD)
+    _work_off(shards, pipeline, folder, bar)
+    with _locked(store / f"{recipe.key}.lock"):
+        if not folder.is_dir():  # another process may have been faster
+            _merge(store, recipe, pipeline.items, pipeline.contents, plan, shards)
 
 
 def _work_off(shards: Shards, pipeline: Pipeline, folder: Path, bar: tqdm) -> None:
