@@ -1,6 +1,6 @@
 """The streaming gradient kernel of score_loss: dX from a resident tile of X and passing tiles of Y.
 
-See `_triton_kernels` for X and Y, terms and events. A slope is the loss's derivative by a score: the exponential of
+See `_triton_forward` for X and Y, terms and events. A slope is the loss's derivative by a score: the exponential of
 the score less its log-sum-exp, less the share of a positive. All slopes come scaled by one power of two (in the terms
 and in the events' weights), which `factors` takes back: so they keep their bits in float16, too.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mmenc_plugin.kernels.score_loss._triton_kernels import LOG2_E, SIZES, first_events, next_event, rows_at, terms_at
+from mmenc_plugin.kernels.score_loss._triton_forward import LOG2_E, SIZES, first_events, next_event, rows_at, terms_at
 
 
 @triton.jit
@@ -63,17 +63,17 @@ def gradient_step(x, x_terms, x_terms_2, x_signs, signed, Y, IDS, Y_TERMS, Y_TER
 
 @triton.jit(do_not_specialize=[*SIZES, "factor_step"])
 def gradient_kernel(X, Y, IDS, SCALE, X_TERMS, Y_TERMS, X_TERMS_2, Y_TERMS_2, X_SIGNS, Y_SIGNS, SIGNED,
-                    EVENT_BOUNDS, EVENT_Y, EVENT_WEIGHT, FACTORS, OUT, ROW_DOTS, ROW_SUMS, n_x, n_y, span, factor_step,
+                    EVENT_BOUNDS, EVENT_Y, EVENT_WEIGHT, FACTORS, OUT, ROW_SUMS, n_x, n_y, span, factor_step,
                     D: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_Y: tl.constexpr, BLOCK_D: tl.constexpr,
                     X_IDS: tl.constexpr, Y_IDS: tl.constexpr, HAS_X_TERMS: tl.constexpr, HAS_Y_TERMS: tl.constexpr,
-                    SYMMETRIC: tl.constexpr, SIGNS: tl.constexpr, HAS_DOTS: tl.constexpr, HAS_SUMS: tl.constexpr,
+                    SYMMETRIC: tl.constexpr, SIGNS: tl.constexpr, HAS_SUMS: tl.constexpr,
                     PRECISION: tl.constexpr, UPCAST: tl.constexpr):  # fmt: skip
-    """OUT[split, x] = scale * factor * sum_y slope(x, y) * Y[y] over the split's `span` rows. Grid: X tiles, splits."""
+    """OUT[split, x] = factor * sum_y slope(x, y) * Y[y] over the split's `span` rows. Grid: X tiles, splits."""
     x_start, split = tl.program_id(0) * BLOCK_X, tl.program_id(1)
     x_rows = x_start + tl.arange(0, BLOCK_X)
     inside = x_rows < n_x
     x = rows_at(X, IDS, x_start, n_x, D, BLOCK_X, BLOCK_D, X_IDS, True, UPCAST)
-    scale = tl.load(SCALE)
+    scale = tl.load(SCALE) * LOG2_E
     signed = False
     x_terms, x_terms_2, x_signs = 0.0, 0.0, 0.0
     if HAS_X_TERMS:
@@ -93,20 +93,17 @@ def gradient_kernel(X, Y, IDS, SCALE, X_TERMS, Y_TERMS, X_TERMS_2, Y_TERMS_2, X_
     for start in range(first, whole, BLOCK_Y):
         sums, row_sums, place, nearest = gradient_step(
             x, x_terms, x_terms_2, x_signs, signed, Y, IDS, Y_TERMS, Y_TERMS_2, Y_SIGNS, EVENT_Y, EVENT_WEIGHT,
-            start, n_y, scale * LOG2_E, sums, row_sums, place, end, nearest, D, BLOCK_Y, BLOCK_D, Y_IDS, HAS_X_TERMS,
+            start, n_y, scale, sums, row_sums, place, end, nearest, D, BLOCK_Y, BLOCK_D, Y_IDS, HAS_X_TERMS,
             HAS_Y_TERMS, SYMMETRIC, SIGNS, HAS_SUMS, False, PRECISION, UPCAST)  # fmt: skip
     if whole < last:
         sums, row_sums, place, nearest = gradient_step(
             x, x_terms, x_terms_2, x_signs, signed, Y, IDS, Y_TERMS, Y_TERMS_2, Y_SIGNS, EVENT_Y, EVENT_WEIGHT,
-            whole, n_y, scale * LOG2_E, sums, row_sums, place, end, nearest, D, BLOCK_Y, BLOCK_D, Y_IDS, HAS_X_TERMS,
+            whole, n_y, scale, sums, row_sums, place, end, nearest, D, BLOCK_Y, BLOCK_D, Y_IDS, HAS_X_TERMS,
             HAS_Y_TERMS, SYMMETRIC, SIGNS, HAS_SUMS, True, PRECISION, UPCAST)  # fmt: skip
-    factors = tl.load(FACTORS + x_rows * factor_step, mask=inside, other=0.0)
-    sums *= factors[:, None]
     places = split.to(tl.int64) * n_x + x_rows
     columns = tl.arange(0, BLOCK_D)
-    if HAS_DOTS:
-        tl.store(ROW_DOTS + places, tl.sum(sums * x.to(tl.float32), 1), mask=inside)
     if HAS_SUMS:
-        tl.store(ROW_SUMS + places, row_sums * factors, mask=inside)
-    sums = (sums * scale).to(OUT.dtype.element_ty)
-    tl.store(OUT + places[:, None] * D + columns[None, :], sums, mask=inside[:, None] & (columns < D)[None, :])
+        tl.store(ROW_SUMS + places, row_sums, mask=inside)
+    sums *= tl.load(FACTORS + x_rows * factor_step, mask=inside, other=0.0)[:, None]
+    mask = inside[:, None] & (columns < D)[None, :]
+    tl.store(OUT + places[:, None] * D + columns[None, :], sums.to(OUT.dtype.element_ty), mask=mask)

@@ -126,3 +126,25 @@ def lse_kernel(X, Y, IDS, SCALE, Y_TERMS, EVENT_BOUNDS, EVENT_Y, LSE, n_x, n_y, 
             Y_IDS, HAS_TERMS, HAS_EVENTS, True, PRECISION, UPCAST)  # fmt: skip
     lse = (top if HAS_TERMS else top * scale) + tl.log2(total)
     tl.store(LSE + split.to(tl.int64) * n_x + x_rows, lse, mask=x_rows < n_x)
+
+
+@triton.jit(do_not_specialize=["n_pairs"])
+def pair_kernel(X, Y, IDS, SCALE, BIAS, ROWS, COLUMNS, SCORES, n_pairs, D: tl.constexpr, BLOCK: tl.constexpr,
+                BLOCK_D: tl.constexpr, Y_IDS: tl.constexpr, HAS_BIAS: tl.constexpr):  # fmt: skip
+    """SCORES[t] = scale * X[ROWS[t]] . Y[COLUMNS[t]] + BIAS[COLUMNS[t]]. Grid: blocks of pairs."""
+    pairs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = pairs < n_pairs
+    column = tl.load(COLUMNS + pairs, mask=inside, other=0)
+    place = tl.load(IDS + column, mask=inside, other=0) if Y_IDS else column
+    row = tl.load(ROWS + pairs, mask=inside, other=0)
+    total = tl.zeros([BLOCK], tl.float32)
+    for start in range(0, D, BLOCK_D):
+        d = start + tl.arange(0, BLOCK_D)
+        mask = inside[:, None] & (d < D)[None, :]
+        x = tl.load(X + row[:, None] * D + d[None, :], mask=mask, other=0.0)
+        y = tl.load(Y + place[:, None] * D + d[None, :], mask=mask, other=0.0)
+        total += tl.sum(x.to(tl.float32) * y.to(tl.float32), 1)
+    total *= tl.load(SCALE)
+    if HAS_BIAS:
+        total += tl.load(BIAS + column, mask=inside, other=0.0)
+    tl.store(SCORES + pairs, total, mask=inside)
