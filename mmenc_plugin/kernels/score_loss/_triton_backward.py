@@ -16,12 +16,12 @@ from mmenc_plugin.kernels.score_loss._triton_forward import LOG2_E, SIZES, first
 @triton.jit
 def with_events(slopes, EVENT_Y, EVENT_WEIGHT, start, place, end, BLOCK_Y: tl.constexpr):
     """Excluded entries become 0, positives lose their weight; one event of each row at a time."""
-    columns = start + tl.arange(0, BLOCK_Y)
+    columns = tl.arange(0, BLOCK_Y)
     following = next_event(EVENT_Y, place, end)
     while tl.min(following, 0) < start + BLOCK_Y:
         weight = tl.load(EVENT_WEIGHT + place, mask=place < end, other=0.0)
         changed = tl.where((weight != weight)[:, None], 0.0, slopes - weight[:, None])
-        slopes = tl.where(columns[None, :] == following[:, None], changed, slopes)
+        slopes = tl.where(columns[None, :] == (following - start)[:, None], changed, slopes)
         place += (following < start + BLOCK_Y).to(tl.int64)
         following = next_event(EVENT_Y, place, end)
     return slopes, place, tl.min(following, 0)
@@ -87,7 +87,7 @@ def gradient_kernel(X, Y, IDS, SCALE, X_TERMS, Y_TERMS, X_TERMS_2, Y_TERMS_2, X_
     row_sums = tl.zeros([BLOCK_X], tl.float32)
     place, end, following = first_events(EVENT_BOUNDS, EVENT_Y, x_rows, n_x, split, tl.num_programs(1))
     nearest = tl.min(following, 0)
-    first = split * span
+    first = split * tl.multiple_of(span, BLOCK_Y)
     last = tl.minimum(first + span, n_y)
     whole = first + (last - first) // BLOCK_Y * BLOCK_Y
     for start in range(first, whole, BLOCK_Y):

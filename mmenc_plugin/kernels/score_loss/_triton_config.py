@@ -35,7 +35,9 @@ TABLE: dict[tuple[Kind, int, int], Config] = {
     ("forward", 4, 64): Config(128, 64, 8, 2),
     ("backward", 4, 64): Config(128, 32, 8, 2),
 }
-BLOCK_PAIRS = 32
+BLOCK_PAIRS = 32  # positives of a program
+BLOCK_EVENTS = 128  # of a program that puts them into a tile in memory
+BLOCK_TILE = (16, 128, 4)  # rows, columns and warps of a program that goes through a tile in memory
 
 
 def config(kind: Kind, dtype: torch.dtype, width: int) -> Config | None:

@@ -34,7 +34,7 @@ def rows_at(base, ids, start, n, D: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: 
             ids_of = tl.load(ids + start + rows)
         places = base + ids_of[:, None] * D + columns[None, :]
     else:
-        places = (base + start.to(tl.int64) * D) + (rows[:, None] * D + columns[None, :])
+        places = (base + tl.cast(start, tl.int64) * D) + (rows[:, None] * D + columns[None, :])
     values = tl.load(places) if mask is None else tl.load(places, mask=mask, other=0.0)
     return values.to(tl.float32) if UPCAST else values
 
@@ -42,7 +42,7 @@ def rows_at(base, ids, start, n, D: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: 
 @triton.jit
 def terms_at(terms, start, n, BLOCK: tl.constexpr, RAGGED: tl.constexpr):
     """[BLOCK] exponents from `start` on; -inf beyond row n."""
-    places = (terms + tl.multiple_of(start, BLOCK)) + tl.arange(0, BLOCK)
+    places = (terms + start) + tl.arange(0, BLOCK)
     if RAGGED:
         return tl.load(places, mask=start + tl.arange(0, BLOCK) < n, other=float("-inf"))
     return tl.load(places)
@@ -73,14 +73,14 @@ def lse_step(x, Y, IDS, Y_TERMS, EVENT_Y, start, n_y, scale, top, total, place, 
     scores = tl.dot(x, tl.trans(y), input_precision=PRECISION)
     if HAS_TERMS:  # in units of log2; without terms the products themselves are compared, which spares a multiplication
         scores = scores * scale + terms_at(Y_TERMS, start, n_y, BLOCK_Y, RAGGED)[None, :]
-    columns = start + tl.arange(0, BLOCK_Y)
+    columns = tl.arange(0, BLOCK_Y)
     if RAGGED and not HAS_TERMS:
-        scores = tl.where((columns < n_y)[None, :], scores, float("-inf"))
+        scores = tl.where((start + columns < n_y)[None, :], scores, float("-inf"))
     if HAS_EVENTS:
         if nearest < start + BLOCK_Y:
             following = next_event(EVENT_Y, place, end)
             while tl.min(following, 0) < start + BLOCK_Y:
-                scores = tl.where(columns[None, :] == following[:, None], float("-inf"), scores)
+                scores = tl.where(columns[None, :] == (following - start)[:, None], float("-inf"), scores)
                 place += (following < start + BLOCK_Y).to(tl.int64)
                 following = next_event(EVENT_Y, place, end)
             nearest = tl.min(following, 0)
@@ -113,7 +113,7 @@ def lse_kernel(X, Y, IDS, SCALE, Y_TERMS, EVENT_BOUNDS, EVENT_Y, LSE, n_x, n_y, 
     if HAS_EVENTS:
         place, end, following = first_events(EVENT_BOUNDS, EVENT_Y, x_rows, n_x, split, tl.num_programs(1))
         nearest = tl.min(following, 0)
-    first = split * span
+    first = split * tl.multiple_of(span, BLOCK_Y)
     last = tl.minimum(first + span, n_y)
     whole = first + (last - first) // BLOCK_Y * BLOCK_Y
     for start in range(first, whole, BLOCK_Y):

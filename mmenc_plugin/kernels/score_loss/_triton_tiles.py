@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmenc_plugin.kernels.score_loss._triton_config import upcasts
+from mmenc_plugin.kernels.score_loss._triton_config import BLOCK_EVENTS, BLOCK_TILE, upcasts
 from mmenc_plugin.kernels.score_loss._triton_events import Split
 from mmenc_plugin.kernels.score_loss._triton_slopes import LOG2_E, UNIT, Slopes, add_up, less_mean, times_scale
 from mmenc_plugin.kernels.score_loss._triton_tile_kernels import (
@@ -25,8 +25,6 @@ from mmenc_plugin.kernels.score_loss.problem import Gradients, Needs, Problem, r
 TILE = 1 << 24  # products in memory at once: 64 MB, and half as much for their slopes in a half type
 FEWEST = 256  # rows or columns of a tile, below which products do not fill the GPU
 FEWEST_WHOLE = 1024  # whole rows of a tile, below which adding up the items' gradient takes longer than a product
-BLOCK_EVENTS = 128
-BLOCK = (16, 128, 4)  # rows, columns, warps of a program that goes through a tile
 
 
 @dataclass(frozen=True)
@@ -194,12 +192,12 @@ def _at_events(p: Problem, tile: _Tile, entries: tuple[Tensor, Tensor], scores: 
 
 def _lse(p: Problem, tile: _Tile) -> Tensor:
     """[R] log-sum-exp over the tile's columns."""
-    return _reduced(p, tile.products, None if tile.bias is None else tile.bias * LOG2_E, BLOCK[0], BLOCK[1])
+    return _reduced(p, tile.products, None if tile.bias is None else tile.bias * LOG2_E, BLOCK_TILE[0], BLOCK_TILE[1])
 
 
 def _column_lse(p: Problem, tile: _Tile) -> Tensor:
     """[C] log-sum-exp over the tile's rows, which are all."""
-    found = _reduced(p, tile.products.T, None, BLOCK[1], BLOCK[0])
+    found = _reduced(p, tile.products.T, None, BLOCK_TILE[1], BLOCK_TILE[0])
     return found if tile.bias is None else found + tile.bias
 
 
@@ -209,7 +207,7 @@ def _reduced(p: Problem, products: Tensor, terms: Tensor | None, block_x: int, b
     out = p.scale.new_empty(split.n, n_x)
     tile_lse_kernel[(-(-n_x // block_x), split.n)](
         products, p.scale, out if terms is None else terms, out, n_x, n_y, split.span, *products.stride(),
-        BLOCK_X=block_x, BLOCK_Y=block_y, HAS_TERMS=terms is not None, num_warps=BLOCK[2],
+        BLOCK_X=block_x, BLOCK_Y=block_y, HAS_TERMS=terms is not None, num_warps=BLOCK_TILE[2],
     )  # fmt: skip
     return torch.logsumexp(out / LOG2_E, 0)
 
@@ -219,10 +217,10 @@ def _softmaxes(p: Problem, tile: _Tile, slopes: Slopes) -> Tensor:
     in_place = p.items.dtype == torch.float32 or upcasts(p.items.dtype)
     out = tile.products if in_place else torch.empty_like(tile.products, dtype=p.items.dtype)
     n_rows, n_columns = out.shape
-    slopes_kernel[(-(-n_rows // BLOCK[0]) * -(-n_columns // BLOCK[1]),)](
+    slopes_kernel[(-(-n_rows // BLOCK_TILE[0]) * -(-n_columns // BLOCK_TILE[1]),)](
         tile.products, p.scale, out if tile.bias is None else tile.bias, *_of_tile(tile, slopes), out, n_rows,
-        n_columns, BLOCK_X=BLOCK[0], BLOCK_Y=BLOCK[1], HAS_BIAS=tile.bias is not None, SYMMETRIC=p.symmetric,
-        num_warps=BLOCK[2],
+        n_columns, BLOCK_X=BLOCK_TILE[0], BLOCK_Y=BLOCK_TILE[1], HAS_BIAS=tile.bias is not None, SYMMETRIC=p.symmetric,
+        num_warps=BLOCK_TILE[2],
     )  # fmt: skip
     return out
 
