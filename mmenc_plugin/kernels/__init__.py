@@ -1,10 +1,12 @@
 """Scoring without the users x items matrix. One folder a kernel; `reference.py` in it is the mathematics."""
 
+from mmenc_plugin.kernels.bpr_loss import bpr_loss
 from mmenc_plugin.kernels.score_topk import score_topk
 
-__all__ = ["KERNELS", "score_topk"]
+__all__ = ["KERNELS", "bpr_loss", "score_topk"]
 
 # name -> (what it computes, its implementations)
 KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "bpr_loss": ("BPR and the sampled softmax over K negatives a row", ("triton", "cpu", "reference")),
     "score_topk": ("the k best of N items for each of B users, seen items left out", ("cpu", "reference")),
 }
