@@ -181,7 +181,32 @@ def test_the_case_study_functions_are_recboles():
     assert torch.equal(full_sort_scores(users[:9], model, test).gather(1, ids), scores)
 
 
-def test_sampled_evaluation_and_sequential_models_are_recboles_business(ranked_batches):
-    config, model, train, _, test = prepare(fused_ranking=True, eval_args={"mode": "uni5"})
+SEQUENCES = {"user_inter_num_interval": "[300,inf)", "train_neg_sample_args": None, "metrics": ["MRR"]}
+
+
+@pytest.mark.parametrize(
+    ("model", "dataset", "settings"),
+    [("BPR", "shop", {"eval_args": {"mode": "uni5"}}), ("GRU4Rec", "ml-100k", SEQUENCES)],
+)
+def test_sampled_evaluation_and_sequential_models_are_recboles_business(model, dataset, settings, ranked_batches):
+    config, model, train, _, test = prepare(model, dataset, fused_ranking=True, **settings)
     assert evaluated(trainer_of(config, model, train), test)[1]
     assert not ranked_batches
+
+
+@pytest.mark.parametrize("scorer", ["cpu", "reference"])
+def test_the_implementation_that_the_settings_name_computes(scorer, monkeypatch):
+    import sys
+
+    from mmenc_plugin.kernels import dispatch, score_topk
+
+    used = []
+    module = sys.modules[score_topk.__module__]
+    monkeypatch.setattr(collector, "score_topk", lambda *a, **k: used.append(k["scorer"]) or module.score_topk(*a, **k))
+    config, model, train, _, test = prepare("VBPR", "demo", scorer=scorer, content_size=4)
+    try:
+        assert dispatch.get_scorer() == scorer
+        evaluated(trainer_of(config, model, train), test)
+        assert set(used) == {scorer}
+    finally:
+        dispatch.set_scorer("auto")

@@ -49,7 +49,7 @@ class RankingBatch:
         return len(self.users)  # the weight of this process's metrics among several processes'
 
 
-class RankingCollector(Collector):  # type: ignore[misc]
+class RankingCollector(Collector):
     """RecBole's Collector, which ranks a `RankingBatch` itself; other batches are RecBole's business.
 
     The values are RecBole's, with two liberties: equal scores go to the smaller item id (`torch.topk` leaves their
@@ -134,7 +134,7 @@ def _hits(ids: Tensor, positives: CSR, n_items: int) -> Tensor:
 def _filled(ids: Tensor, users: Tensor, factors: Factors, masked: CSR) -> Tensor:
     """RecBole's rec.items [B, K]; lists of users with fewer than K items left end in the masked items it takes."""
     short = (ids[:, -1] < 0).nonzero()[:, 0]
-    for rows in short.split(max(_WHOLE_ROWS // len(factors.items), 1)):
+    for rows in torch.split(short, max(_WHOLE_ROWS // len(factors.items), 1)):
         scores = users[rows] @ factors.items.T
         scores = scores if factors.bias is None else scores + factors.bias
         offsets, left_out = rows_of(masked, rows)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from mmenc_plugin.errors import some
 
 _CLOSE = 1e-4  # of the largest score: the order of the sums differs, the scores may not
 _COMPARED = 4  # users

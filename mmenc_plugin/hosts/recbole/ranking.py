@@ -22,7 +22,7 @@ from mmenc_plugin.hosts.recbole.ranking_config import ranking_settings
 from mmenc_plugin.hosts.recbole.ranking_lists import lists_of, row_numbers, rows_of
 from mmenc_plugin.settings import RankingSettings
 
-_STEP = 1024  # users ranked at once
+_STEP = 4096  # users ranked at once
 _FEW = 64  # users at once, below which the time goes into starting each step
 
 _log = logging.getLogger("mmenc_plugin")
@@ -58,7 +58,7 @@ def _ranking_view(trainer: Any, loader: Any) -> Any:
         settings = settings.model_copy(update={"fused_ranking": False})
     if not settings.fused_ranking and settings.ranking_mask == "seen":
         return loader
-    return RankingLoader(loader, trainer.model, settings)
+    return RankingLoader(loader, trainer.model, trainer.config, settings)
 
 
 def _hindrance(trainer: Any) -> str | None:
@@ -75,7 +75,7 @@ def _warn_once(reason: str) -> None:
     _log.warning("fused_ranking: %s; RecBole ranks in its own way.", reason)
 
 
-class RankingLoader(FullSortEvalDataLoader):  # type: ignore[misc]
+class RankingLoader(FullSortEvalDataLoader):
     """A view of RecBole's loader for one evaluation.
 
     Its batches are `RankingBatch`es; where the model cannot be ranked so, they are RecBole's, with the mask that the
@@ -84,19 +84,20 @@ class RankingLoader(FullSortEvalDataLoader):  # type: ignore[misc]
     Args:
         loader: of RecBole, not sequential.
         model: what RecBole calls the model.
+        config: of RecBole.
         settings: of the run.
     """
 
-    def __init__(self, loader: Any, model: Any, settings: RankingSettings) -> None:
+    def __init__(self, loader: Any, model: Any, config: Any, settings: RankingSettings) -> None:
         self.__dict__.update(loader.__dict__)  # all that RecBole asks of it is as in the loader
-        self.loader, self.ranked_model, self.settings = loader, model, settings
-        n_users, (rank, processes) = len(loader.uid_list), _process(loader.config)
-        self.own_rows = torch.arange(n_users)[rank::processes] if settings.fused_ranking else None
-        self.users_a_step = _users_a_step(loader)
+        self.loader, self.ranked_model, self.config, self.settings = loader, model, config, settings
+        rank, processes = _process(config)
+        self.own_rows = torch.arange(len(loader.uid_list))[rank::processes]
+        self.users_a_step = _users_a_step(loader, config, settings)
 
     def __len__(self) -> int:
         """Number of batches."""
-        if self.own_rows is None:
+        if not self.settings.fused_ranking:
             return len(self.loader)
         return max(-(-len(self.own_rows) // self.users_a_step), 1)  # RecBole skips an evaluation of none
 
@@ -105,7 +106,8 @@ class RankingLoader(FullSortEvalDataLoader):  # type: ignore[misc]
         factors = self._factors() if self.settings.fused_ranking else None
         if factors:
             lists, n_items = lists_of(self.loader, self.settings.ranking_mask), self._dataset.item_num
-            for rows in self.own_rows.split(self.users_a_step) if len(self.own_rows) else ():
+            for start in range(0, len(self.own_rows), self.users_a_step):
+                rows = self.own_rows[start : start + self.users_a_step]
                 yield RankingBatch(
                     self.user_df[rows], self.uid_list[rows], rows_of(lists.masked, rows),
                     rows_of(lists.positives, rows), factors, n_items, self.settings.scorer,
@@ -118,10 +120,11 @@ class RankingLoader(FullSortEvalDataLoader):  # type: ignore[misc]
 
     def _factors(self) -> Factors | None:
         found = factors_of(self.ranked_model, self.user_df)
-        if not _all_agree(isinstance(found, Factors), self.config):
-            _warn_once(found if isinstance(found, str) else "another process found the model's scores to differ")
-            return None
-        return found
+        reason = found if isinstance(found, str) else "another process cannot rank the model so"
+        if _all_agree(isinstance(found, Factors), self.config) and isinstance(found, Factors):
+            return found
+        _warn_once(reason)
+        return None
 
     def _recbole_batch(self, rows: Tensor) -> tuple[Any, tuple[Tensor, Tensor], Tensor, Tensor]:
         """What RecBole's loader gives for these users, under our mask."""
@@ -130,13 +133,16 @@ class RankingLoader(FullSortEvalDataLoader):  # type: ignore[misc]
         return self.user_df[rows], (row_numbers(masked), masked_ids), row_numbers(found), found_ids
 
 
-def _users_a_step(loader: Any) -> int:
-    """Users at once: as many as a user's own eval_batch_size means, else a thousand."""
-    if "eval_batch_size" not in loader.config.external_config_dict:
-        return max(_STEP, int(loader.step))
-    if loader.step < min(_FEW, len(loader.uid_list)):
-        _warn_once_of_steps(loader.config["eval_batch_size"], loader.step)
-    return int(loader.step)
+def _users_a_step(loader: Any, config: Any, settings: RankingSettings) -> int:
+    """Users at once: as many as a user's own eval_batch_size means, else some thousands; a matrix takes RecBole's."""
+    step = int(loader.step)
+    if not settings.fused_ranking or settings.scorer == "reference":
+        return step
+    if "eval_batch_size" not in config.external_config_dict:
+        return max(_STEP, step)
+    if step < min(_FEW, len(loader.uid_list)):
+        _warn_once_of_steps(config["eval_batch_size"], step)
+    return step
 
 
 @functools.cache
