@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from mmenc_plugin.errors import UnknownNameError, unknown_name
+from mmenc_plugin.errors import unknown_name
 
 Scorer = Literal["auto", "triton", "cpu", "reference"]
 SCORERS: tuple[Scorer, ...] = get_args(Scorer)
@@ -61,7 +61,7 @@ def choose(kernel: str, asked: Scorer | None, *tensors: Tensor) -> Literal["trit
     scorer = _default if asked is None else _known(asked)
     on_gpu = tensors[0].device.type == "cuda"
     if scorer in ("cpu", "reference"):
-        return scorer  # type: ignore[return-value]
+        return scorer
     if scorer == "auto" and not on_gpu:
         return "cpu"
     reason = next((r for t in tensors if (r := obstacle(t.device, t.dtype))), None)

@@ -1,0 +1,272 @@
+"""score_loss in tiles of queries x columns: one tile in memory beside the inputs and their gradients.
+
+Two ways, by how many whole rows of scores fit the budget. Chunks of whole rows have their softmax at once, so one
+product gives loss and gradients (3 products in all). Otherwise tiles of some columns, twice: for the log-sum-exp,
+and again for the gradients (4 products). Chunks of a few rows would spend their time on adding up the items' gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmenc_plugin.kernels.score_loss.problem import Gradients, Needs, Problem, rows_of, transposed
+
+TILE = 1 << 24  # scores in memory at once (float32: 64 MB)
+FEWEST_ROWS = 128  # below which chunks of whole rows do not pay
+
+
+@dataclass
+class _Tile:
+    """Scores [R, C] of some queries and some columns, excluded ones -inf.
+
+    Attributes:
+        rows: the queries.
+        columns: the columns.
+        keys: [C, D] the columns' items.
+        scores: [R, C]; whoever reads it may write into it.
+        targets: the positives that lie in it, as a slice of the positives in `_Sorted` order.
+        positives: their row and column within the tile.
+    """
+
+    rows: slice
+    columns: slice
+    keys: Tensor
+    scores: Tensor
+    targets: slice
+    positives: tuple[Tensor, Tensor]
+
+
+def losses(p: Problem) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss [B], log-sum-exp of each query's scores [B], and of each column's (symmetric: [N], else empty)."""
+    row_lse = p.scale.new_full((len(p.queries),), -torch.inf)
+    column_lse = p.scale.new_full((p.n_columns if p.symmetric else 0,), -torch.inf)
+    tiling = _Tiling(p)
+    for tile in tiling:
+        tiling.keep_positives(tile)
+        if p.symmetric:
+            column_lse[tile.columns] = torch.logaddexp(column_lse[tile.columns], tile.scores.logsumexp(0))
+        row_lse[tile.rows] = torch.logaddexp(row_lse[tile.rows], _lse_(tile.scores))
+    return tiling.losses(row_lse, column_lse), row_lse, column_lse
+
+
+def gradients(p: Problem, coefficients: Tensor, row_lse: Tensor, column_lse: Tensor, needs: Needs) -> Gradients:
+    """Gradients of sum_b coefficients[b] * loss[b], for those of queries, items, scale and bias that are needed."""
+    sums = _Sums(p, needs)
+    slopes = _Slopes(p, coefficients, column_lse)
+    for tile in _Tiling(p):
+        slopes.from_scores_(tile, row_lse[tile.rows])
+        sums.add(tile)
+    return sums.gradients()
+
+
+def at_once(p: Problem, coefficients: Tensor, needs: Needs) -> tuple[Tensor, Gradients]:
+    """Loss [B] and the gradients of sum_b coefficients[b] * loss[b]."""
+    tiling = _Tiling(p)
+    if p.symmetric or tiling.width < p.n_columns:
+        loss, row_lse, column_lse = losses(p)
+        return loss, gradients(p, coefficients, row_lse, column_lse, needs)
+    sums, slopes = _Sums(p, needs), _Slopes(p, coefficients, p.scale.new_empty(0))
+    row_lse = p.scale.new_empty(len(p.queries))
+    for tile in tiling:
+        tiling.keep_positives(tile)
+        row_lse[tile.rows] = _softmax_(tile.scores)
+        slopes.from_softmax_(tile)
+        sums.add(tile)
+    return tiling.losses(row_lse, p.scale.new_empty(0)), sums.gradients()
+
+
+class _Tiling:
+    """Walks the tiles, by columns first: a block of columns is gathered and converted once."""
+
+    def __init__(self, p: Problem) -> None:
+        n_rows, n_columns = len(p.queries), p.n_columns
+        whole_rows = TILE // max(n_columns, 1)
+        if p.item_ids is None and whole_rows >= min(n_rows, FEWEST_ROWS):
+            self.height, self.width = min(whole_rows, n_rows), n_columns
+        else:
+            self.height = min(n_rows, int(TILE**0.5))
+            self.width = min(n_columns, TILE // max(self.height, 1))
+        self.p = p
+        self.queries = p.queries.to(p.dtype) * p.scale
+        self.targets = _Sorted(rows_of(p.targets), p.targets[1], self, n_rows, n_columns)
+        self.exclude = _Sorted(rows_of(p.exclude), p.exclude[1], self, n_rows, n_columns)
+        self.positive_scores = p.scale.new_empty(len(p.targets[1]))  # in the order of self.targets
+
+    def __iter__(self) -> Iterator[_Tile]:
+        buffer = self.p.scale.new_empty(self.height * self.width)
+        for j, columns in enumerate(_slices(self.p.n_columns, self.width)):
+            keys = _keys(self.p, columns)
+            bias = None if self.p.bias is None else self.p.bias[columns]
+            for i, rows in enumerate(_slices(len(self.queries), self.height)):
+                queries = self.queries[rows]
+                scores = buffer[: len(queries) * len(keys)].view(len(queries), len(keys))
+                if bias is None:
+                    torch.mm(queries, keys.T, out=scores)
+                else:
+                    torch.addmm(bias, queries, keys.T, out=scores)
+                scores[self.exclude.within(i, j, rows, columns)] = -torch.inf
+                yield _Tile(
+                    rows, columns, keys, scores, self.targets.inside(i, j), self.targets.within(i, j, rows, columns)
+                )
+
+    def keep_positives(self, tile: _Tile) -> None:
+        """Note the positives' scores before the tile is written over."""
+        self.positive_scores[tile.targets] = tile.scores[tile.positives]
+
+    def losses(self, row_lse: Tensor, column_lse: Tensor) -> Tensor:
+        """[B] from the log-sum-exps and the positives' scores."""
+        loss = _less_mean(row_lse, self.targets.rows, self.positive_scores)
+        if self.p.symmetric:
+            loss = (loss + _less_mean(column_lse, self.targets.columns, self.positive_scores)) / 2
+        return loss
+
+
+class _Sorted:
+    """Events (row, column) in the order of the tiles that they lie in."""
+
+    def __init__(self, rows: Tensor, columns: Tensor, tiling: _Tiling, n_rows: int, n_columns: int) -> None:
+        self.down = -(-n_rows // max(tiling.height, 1))
+        across = -(-n_columns // max(tiling.width, 1))
+        tile = columns // max(tiling.width, 1) * self.down + rows // max(tiling.height, 1)
+        tile, order = torch.sort(tile, stable=True)
+        self.rows, self.columns = rows[order], columns[order]
+        numbers = torch.arange(across * self.down + 1, device=rows.device)
+        self.bounds: list[int] = torch.searchsorted(tile, numbers).tolist()
+
+    def inside(self, i: int, j: int) -> slice:
+        """Those in the i-th tile of the j-th block of columns."""
+        tile = j * self.down + i
+        return slice(self.bounds[tile], self.bounds[tile + 1])
+
+    def within(self, i: int, j: int, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
+        """Their rows and columns, counted from the tile's first."""
+        events = self.inside(i, j)
+        return self.rows[events] - rows.start, self.columns[events] - columns.start
+
+
+class _Slopes:
+    """Turns a tile's scores into the loss's derivatives by them: coefficient * (softmax - share of the positives)."""
+
+    def __init__(self, p: Problem, coefficients: Tensor, column_lse: Tensor) -> None:
+        counts = p.targets[0].diff()
+        half = 0.5 if p.symmetric else 1.0
+        self.symmetric = p.symmetric
+        self.of_row = (half * coefficients.to(p.dtype)).where(counts > 0, 0)
+        self.row_share = self.of_row / counts.clamp(min=1)
+        if p.symmetric:
+            counts = transposed(p.targets, p.n_columns)[0].diff()
+            self.of_column = (half * coefficients.to(p.dtype)).where(counts > 0, 0)
+            self.column_share = self.of_column / counts.clamp(min=1)
+            self.column_lse = column_lse
+
+    def from_scores_(self, tile: _Tile, row_lse: Tensor) -> None:
+        """In place, by the log-sum-exps of whole rows (and columns)."""
+        by_column = None
+        if self.symmetric:
+            by_column = _scaled_exp_(
+                tile.scores.T.clone(), self.column_lse[tile.columns], self.of_column[tile.columns]
+            ).T
+        _scaled_exp_(tile.scores, row_lse, self.of_row[tile.rows])
+        if by_column is not None:
+            tile.scores += by_column
+        self._less_positives_(tile)
+
+    def from_softmax_(self, tile: _Tile) -> None:
+        """In place, where the tile holds the softmax of whole rows."""
+        factor = self.of_row[tile.rows]
+        tile.scores *= factor[:, None]
+        tile.scores[factor == 0] = 0  # a row without positives may be wholly -inf, its softmax NaN
+        self._less_positives_(tile)
+
+    def _less_positives_(self, tile: _Tile) -> None:
+        rows, columns = tile.positives
+        share = self.row_share[tile.rows][rows]
+        if self.symmetric:
+            share = share + self.column_share[tile.columns][columns]
+        tile.scores.index_put_((rows, columns), -share, accumulate=True)
+
+
+class _Sums:
+    """Adds up the gradients over the tiles."""
+
+    def __init__(self, p: Problem, needs: Needs) -> None:
+        self.p, (self.queries_too, self.items_too, self.scale_too, self.bias_too) = p, needs
+        self.plain, self.scaled = p.queries.to(p.dtype), p.queries.to(p.dtype) * p.scale
+        with_queries = self.queries_too or self.scale_too
+        self.queries = torch.zeros_like(self.plain) if with_queries else None  # without the scale
+        self.items = p.scale.new_zeros(p.items.shape) if self.items_too else None
+        self.bias = p.scale.new_zeros(p.n_columns) if self.bias_too else None
+
+    def add(self, tile: _Tile) -> None:
+        """Take a tile whose scores have become derivatives."""
+        slopes = tile.scores
+        if self.queries is not None:
+            self.queries[tile.rows].addmm_(slopes, tile.keys)
+        if self.bias is not None:
+            self.bias[tile.columns] += slopes.sum(0)
+        if self.items is None:
+            return
+        if self.p.item_ids is None:
+            self.items[tile.columns].addmm_(slopes.T, self.scaled[tile.rows])
+        else:
+            _add_rows(self.items, self.p.item_ids[tile.columns], slopes.T @ self.scaled[tile.rows])
+
+    def gradients(self) -> Gradients:
+        """Of queries, items, scale and bias; None where not needed."""
+        scale = None
+        if self.scale_too and self.queries is not None:
+            scale = (self.plain * self.queries).sum()
+        queries = self.queries.mul_(self.p.scale) if self.queries_too and self.queries is not None else None
+        return queries, self.items, scale, self.bias
+
+
+def _slices(n: int, step: int) -> list[slice]:
+    return [slice(start, min(start + step, n)) for start in range(0, n, max(step, 1))]
+
+
+def _keys(p: Problem, columns: slice) -> Tensor:
+    keys = p.items[columns] if p.item_ids is None else p.items.index_select(0, p.item_ids[columns])
+    return keys.to(p.dtype)
+
+
+def _add_rows(table: Tensor, ids: Tensor, rows: Tensor) -> None:
+    """table[ids] += rows, repeated ids included, in the same order on every run."""
+    if table.is_cuda:  # where index_add_ is not deterministic
+        table.index_put_((ids,), rows, accumulate=True)
+    else:
+        table.index_add_(0, ids, rows)
+
+
+def _lse_(scores: Tensor) -> Tensor:
+    """Log-sum-exp [R] of [R, C], which is written over."""
+    top = scores.amax(1)
+    base = top.where(top > -torch.inf, 0)
+    return scores.sub_(base[:, None]).exp_().sum(1).log_().add_(base)
+
+
+def _softmax_(scores: Tensor) -> Tensor:
+    """Put the softmax of [R, C] in its place, and return the log-sum-exp [R]: the largest of a row is 1 / its sum."""
+    top = scores.amax(1)
+    torch.softmax(scores, 1, out=scores)
+    return top - scores.amax(1).log_()
+
+
+def _scaled_exp_(scores: Tensor, lse: Tensor, factor: Tensor) -> Tensor:
+    """factor[r] * exp(scores[r] - lse[r]) in place; the factor joins the exponent, which spares a pass."""
+    shift = (lse - factor.abs().log()).where(factor != 0, torch.inf)
+    scores.sub_(shift[:, None]).exp_()
+    if bool((factor < 0).any()):
+        scores.mul_(factor.sign()[:, None])
+    return scores
+
+
+def _less_mean(lse: Tensor, groups: Tensor, scores: Tensor) -> Tensor:
+    """The log-sum-exp [G] less the mean of the scores of each group; 0 for a group without any."""
+    n = torch.bincount(groups, minlength=len(lse))
+    total = torch.zeros_like(lse)
+    _add_rows(total, groups, scores)
+    return (lse - total / n.clamp(min=1)).where(n > 0, 0)
