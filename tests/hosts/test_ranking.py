@@ -64,14 +64,9 @@ def test_ours_are_ranked_so_by_default_and_have_recboles_values(ranked_batches):
 
 @pytest.mark.parametrize("name", sorted(RECBOLE))
 def test_every_model_of_the_table_ranks_as_in_recbole(name, ranked_batches, caplog):
-    pytest.importorskip("faiss") if name == "NCL" else None
     dataset = "ml-100k" if name == "CKE" else "shop"
     extra = {"user_inter_num_interval": "[200,inf)", "metrics": ["MRR", "GAUC"]} if name == "CKE" else {}
-    if name == "NCL":
-        extra = {"num_clusters": 3}
     config, model, train, _, test = prepare(name, dataset, fused_ranking=True, **extra)
-    if name == "NCL":
-        model.e_step()
     ours = evaluated(trainer_of(config, model, train), test)
     assert sum(ranked_batches) == len(test.uid_list), caplog.text
     assert_same(ours, evaluated(trainer_of(config, model, train, fused_ranking=False), test))
