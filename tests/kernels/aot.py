@@ -123,9 +123,7 @@ class Code:
         found = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(@!?U?P\w+\s+)?([^;]+);", sass)
         self.text = [text.strip() for _, _, text in found]
         number = {int(address, 16): k for k, (address, _, _) in enumerate(found)}
-        self.following = [
-            self._following(k, bool(predicate), number) for k, (_, predicate, _) in enumerate(found)
-        ]
+        self.following = [self._following(k, bool(predicate), number) for k, (_, predicate, _) in enumerate(found)]
         self.products = [k for k, text in enumerate(self.text) if text.startswith(("HGMMA", "HMMA"))]
 
     def _following(self, k, conditional, number):

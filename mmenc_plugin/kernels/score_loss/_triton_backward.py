@@ -5,6 +5,10 @@ the score less its log-sum-exp, less the share of a positive. All slopes come sc
 and in the events' weights), which `factors` takes back: so they keep their bits in float16, too.
 """
 
+# The arguments of a kernel are pointers, tiles and constants of the compiler, not of Python.
+# ruff: noqa: ANN001, N803, PLR0913
+# mypy: ignore-errors
+
 from __future__ import annotations
 
 import triton
@@ -28,11 +32,19 @@ def with_events(slopes, EVENT_Y, EVENT_WEIGHT, start, place, end, BLOCK_Y: tl.co
 
 
 @triton.jit
+def signs_at(signs, start, n, BLOCK: tl.constexpr):
+    """[BLOCK] of the coefficients from `start` on."""
+    places = start + tl.arange(0, BLOCK)
+    return tl.load(signs + places, mask=places < n, other=0.0)
+
+
+@triton.jit
 def gradient_step(x, x_terms, x_terms_2, x_signs, signed, Y, IDS, Y_TERMS, Y_TERMS_2, Y_SIGNS, EVENT_Y, EVENT_WEIGHT,
                   start, n_y, scale, sums, row_sums, place, end, nearest,
                   D: tl.constexpr, BLOCK_Y: tl.constexpr, BLOCK_D: tl.constexpr, Y_IDS: tl.constexpr,
                   X_TERMS: tl.constexpr, HAS_Y_TERMS: tl.constexpr, SYMMETRIC: tl.constexpr, SIGNS: tl.constexpr,
-                  ROW_SUMS: tl.constexpr, RAGGED: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr):  # fmt: skip
+                  ROW_SUMS: tl.constexpr, RAGGED: tl.constexpr, PRECISION: tl.constexpr,
+                  UPCAST: tl.constexpr):  # fmt: skip
     """One tile: sums[x] += sum_y slope(x, y) * Y[y], and row_sums[x] += sum_y slope(x, y)."""
     y = rows_at(Y, IDS, start, n_y, D, BLOCK_Y, BLOCK_D, Y_IDS, RAGGED, UPCAST)
     scores = tl.dot(x, tl.trans(y), input_precision=PRECISION) * scale
@@ -46,11 +58,11 @@ def gradient_step(x, x_terms, x_terms_2, x_signs, signed, Y, IDS, Y_TERMS, Y_TER
         by_y = tl.exp2(scores + terms_at(Y_TERMS_2, start, n_y, BLOCK_Y, RAGGED)[None, :] + x_terms_2[:, None])
         if signed:
             slopes *= x_signs[:, None]
-            by_y *= tl.load(Y_SIGNS + start + tl.arange(0, BLOCK_Y), mask=start + tl.arange(0, BLOCK_Y) < n_y)[None, :]
+            by_y *= signs_at(Y_SIGNS, start, n_y, BLOCK_Y)[None, :]
         slopes += by_y
     elif SIGNS:
         if signed:
-            slopes *= tl.load(Y_SIGNS + start + tl.arange(0, BLOCK_Y), mask=start + tl.arange(0, BLOCK_Y) < n_y)[None, :]
+            slopes *= signs_at(Y_SIGNS, start, n_y, BLOCK_Y)[None, :]
     if RAGGED:
         slopes = tl.where((start + tl.arange(0, BLOCK_Y) < n_y)[None, :], slopes, 0.0)
     if nearest < start + BLOCK_Y:

@@ -6,6 +6,10 @@ the rest: excluded ones and positives. They are sorted by row, so each row of X 
 a tile is looked at only where the nearest of all lies in it.
 """
 
+# The arguments of a kernel are pointers, tiles and constants of the compiler, not of Python.
+# ruff: noqa: ANN001, N803, PLR0913
+# mypy: ignore-errors
+
 from __future__ import annotations
 
 import triton
@@ -73,14 +77,14 @@ def lse_step(x, Y, IDS, Y_TERMS, EVENT_Y, start, n_y, scale, top, total, place, 
     scores = tl.dot(x, tl.trans(y), input_precision=PRECISION)
     if HAS_TERMS:  # in units of log2; without terms the products themselves are compared, which spares a multiplication
         scores = scores * scale + terms_at(Y_TERMS, start, n_y, BLOCK_Y, RAGGED)[None, :]
-    columns = tl.arange(0, BLOCK_Y)
+    columns = start + tl.arange(0, BLOCK_Y)
     if RAGGED and not HAS_TERMS:
-        scores = tl.where((start + columns < n_y)[None, :], scores, float("-inf"))
+        scores = tl.where((columns < n_y)[None, :], scores, float("-inf"))
     if HAS_EVENTS:
         if nearest < start + BLOCK_Y:
             following = next_event(EVENT_Y, place, end)
             while tl.min(following, 0) < start + BLOCK_Y:
-                scores = tl.where(columns[None, :] == (following - start)[:, None], float("-inf"), scores)
+                scores = tl.where(columns[None, :] == following[:, None], float("-inf"), scores)
                 place += (following < start + BLOCK_Y).to(tl.int64)
                 following = next_event(EVENT_Y, place, end)
             nearest = tl.min(following, 0)

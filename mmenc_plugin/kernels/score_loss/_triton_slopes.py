@@ -97,13 +97,13 @@ class Slopes:
             signs = self.rows.sign()
             return View((x_bias, rows, None, None, None, signs, _any(signs)), self.weights(), self.factor.new_ones(()))
         columns = _exponents(self.columns, self.column_lse)
-        signs = self.rows.sign(), self.columns.sign()
-        if queries:
-            terms = rows, y_bias, torch.zeros_like(rows), _plus(columns, y_bias)
-        else:
+        x_signs, y_signs = self.rows.sign(), self.columns.sign()
+        terms: tuple[Tensor | None, ...] = rows, y_bias, torch.zeros_like(rows), _plus(columns, y_bias)
+        if not queries:
+            x_signs, y_signs = y_signs, x_signs
             terms = _plus(columns, x_bias), None, torch.zeros_like(columns) if x_bias is None else x_bias, rows
-            signs = signs[1], signs[0]
-        return View((*terms, *signs, _any(torch.cat(signs))), self.weights(), self.factor.new_ones(()))
+        negative = _any(torch.cat([x_signs, y_signs]))
+        return View((*terms, x_signs, y_signs, negative), self.weights(), self.factor.new_ones(()))
 
 
 def less_mean(p: Problem, row_lse: Tensor, column_lse: Tensor, scores: Tensor) -> Tensor:

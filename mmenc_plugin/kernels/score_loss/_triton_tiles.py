@@ -18,7 +18,10 @@ from mmenc_plugin.kernels.score_loss._triton_config import BLOCK_EVENTS, BLOCK_T
 from mmenc_plugin.kernels.score_loss._triton_events import Split
 from mmenc_plugin.kernels.score_loss._triton_slopes import LOG2_E, UNIT, Slopes, add_up, less_mean, times_scale
 from mmenc_plugin.kernels.score_loss._triton_tile_kernels import (
-    events_kernel, positives_kernel, slopes_kernel, tile_lse_kernel,
+    events_kernel,
+    positives_kernel,
+    slopes_kernel,
+    tile_lse_kernel,
 )  # fmt: skip
 from mmenc_plugin.kernels.score_loss.problem import Gradients, Needs, Problem, rows_of
 
@@ -170,7 +173,7 @@ def _tiles(p: Problem, height: int, width: int) -> Iterator[_Tile]:
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b in float32; half types are summed in float32, too."""
+    """A @ b in float32; half types are summed in float32, too."""
     if a.dtype == b.dtype == torch.float32:
         return a @ b
     if a.is_cuda and a.dtype == b.dtype and hasattr(torch.ops.aten.mm, "dtype"):  # torch 2.8 and newer

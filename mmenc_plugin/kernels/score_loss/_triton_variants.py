@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,8 +13,11 @@ from mmenc_plugin.kernels.score_loss._triton_config import BLOCK_EVENTS, BLOCK_P
 from mmenc_plugin.kernels.score_loss._triton_forward import lse_kernel, pair_kernel
 from mmenc_plugin.kernels.score_loss._triton_stream import PRECISION
 from mmenc_plugin.kernels.score_loss._triton_tile_kernels import (
-    events_kernel, positives_kernel, slopes_kernel, tile_lse_kernel,
-)  # fmt: skip
+    events_kernel,
+    positives_kernel,
+    slopes_kernel,
+    tile_lse_kernel,
+)
 
 # name, kernel, types of its arguments, constants, warps, stages, scores that a program computes at a time (None: no
 # loop over them)
@@ -35,38 +39,38 @@ def variants() -> list[Variant]:
 
 
 def _streaming(kind: str, dtype: torch.dtype, width: int, config: Config) -> Iterator[Variant]:
-    yes_or_no = (False, True)
-    if kind == "forward":
-        options = [(f"forward{'+bias' * b}{'+events' * e}{'+ids' * i}", lse_kernel,
-                    {"HAS_TERMS": b, "HAS_EVENTS": e, "X_IDS": False, "Y_IDS": i})
-                   for b, e, i in ((False, False, False), (True, False, False), (True, True, False),
-                                   (False, True, False), (True, True, True))]  # fmt: skip
-    else:
-        options = [_backward(kind, queries, bias, ids) for queries in yes_or_no for bias in yes_or_no for ids in yes_or_no]
-    for name, kernel, constants in options:
-        constants |= {"D": width, "BLOCK_X": config.block_x, "BLOCK_Y": config.block_y, "BLOCK_D": block_d(width),
-                      "PRECISION": PRECISION, "UPCAST": False}  # fmt: skip
-        half = _TYPES[dtype]
+    half = _TYPES[dtype]
+    for name, kernel, options in _forwards() if kind == "forward" else _backwards(kind == "symmetric"):
+        constants = {
+            **options, "D": width, "BLOCK_X": config.block_x, "BLOCK_Y": config.block_y, "BLOCK_D": block_d(width),
+            "PRECISION": PRECISION, "UPCAST": False,
+        }  # fmt: skip
         out = "fp32" if "queries" in name or "ids" in name else half
         types = _types(kernel, constants, {"X": half, "Y": half, "OUT": out})
-        yield (f"{name} {half} {width}", kernel, types, constants, config.num_warps, config.num_stages,
-               config.block_x * config.block_y)  # fmt: skip
+        logits = config.block_x * config.block_y
+        yield f"{name} {half} {width}", kernel, types, constants, config.num_warps, config.num_stages, logits
 
 
-def _backward(kind: str, queries: bool, bias: bool, ids: bool) -> tuple[str, Any, dict[str, Any]]:
-    symmetric = kind == "symmetric"
-    name = f"{'symmetric ' * symmetric}{'queries' if queries else 'items'}{'+bias' * bias}{'+ids' * ids}"
-    constants = {
-        "X_IDS": ids and not queries, "Y_IDS": ids and queries, "HAS_X_TERMS": queries or bias or symmetric,
-        "HAS_Y_TERMS": bias if queries else not symmetric, "SYMMETRIC": symmetric,
-        "SIGNS": symmetric or not queries, "HAS_SUMS": bias and not queries,
-    }  # fmt: skip
-    return name, gradient_kernel, constants
+def _forwards() -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    for bias, events, ids in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (1, 1, 0), (1, 1, 1)):
+        options = {"HAS_TERMS": bool(bias), "HAS_EVENTS": bool(events), "X_IDS": False, "Y_IDS": bool(ids)}
+        yield f"forward{'+bias' * bias}{'+events' * events}{'+ids' * ids}", lse_kernel, options
+
+
+def _backwards(symmetric: bool) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    for queries, bias, ids in itertools.product((False, True), repeat=3):
+        name = f"{'symmetric ' * symmetric}{'queries' if queries else 'items'}{'+bias' * bias}{'+ids' * ids}"
+        yield name, gradient_kernel, {
+            "X_IDS": ids and not queries, "Y_IDS": ids and queries, "HAS_X_TERMS": queries or bias or symmetric,
+            "HAS_Y_TERMS": bias if queries else not symmetric, "SYMMETRIC": symmetric,
+            "SIGNS": symmetric or not queries, "HAS_SUMS": bias and not queries,
+        }  # fmt: skip
 
 
 def _tile_kernels() -> Iterator[Variant]:
     rows, columns, warps = BLOCK_TILE
     tile = {"BLOCK_X": rows, "BLOCK_Y": columns}
+    constants: dict[str, Any]
     for bias in (False, True):
         for name, kernel, constants in (
             ("excluded", events_kernel, {"BLOCK": BLOCK_EVENTS, "HAS_BIAS": bias, "EXCLUDE": True}),

@@ -29,7 +29,7 @@ def losses(p: Problem) -> tuple[Tensor, Tensor, Tensor]:
         nothing = p.scale.new_full((len(p.queries),), -torch.inf)
         columns = p.scale.new_full((p.n_columns if p.symmetric else 0,), -torch.inf)
         return torch.zeros_like(nothing), nothing, columns
-    return (_triton_stream if streams(p) else _triton_tiles).losses(p)
+    return _triton_stream.losses(p) if streams(p) else _triton_tiles.losses(p)
 
 
 def gradients(p: Problem, coefficients: Tensor, row_lse: Tensor, column_lse: Tensor, needs: Needs) -> Gradients:
@@ -37,7 +37,8 @@ def gradients(p: Problem, coefficients: Tensor, row_lse: Tensor, column_lse: Ten
     if _is_empty(p):
         inputs = zip((p.queries, p.items, p.scale, p.bias), needs, strict=True)
         return tuple(torch.zeros_like(t) if need and t is not None else None for t, need in inputs)  # type: ignore[return-value]
-    return (_triton_stream if streams(p) else _triton_tiles).gradients(p, coefficients, row_lse, column_lse, needs)
+    solve = _triton_stream.gradients if streams(p) else _triton_tiles.gradients
+    return solve(p, coefficients, row_lse, column_lse, needs)
 
 
 def at_once(p: Problem, coefficients: Tensor, needs: Needs) -> tuple[Tensor, Gradients]:
