@@ -6,7 +6,7 @@ and in the events' weights), which `factors` takes back: so they keep their bits
 """
 
 # The arguments of a kernel are pointers, tiles and constants of the compiler, not of Python.
-# ruff: noqa: ANN001, N803, PLR0913
+# ruff: noqa: ANN001, ANN202, C901, N803, PLR0913, SIM102
 # mypy: ignore-errors
 
 from __future__ import annotations

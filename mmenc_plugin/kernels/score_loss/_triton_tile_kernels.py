@@ -1,7 +1,7 @@
 """Kernels over a tile of products [R, C] in memory, float32, which torch has multiplied."""
 
 # The arguments of a kernel are pointers, tiles and constants of the compiler, not of Python.
-# ruff: noqa: ANN001, N803, PLR0913
+# ruff: noqa: ANN001, ANN202, N803, PLR0913
 # mypy: ignore-errors
 
 from __future__ import annotations
