@@ -7,7 +7,7 @@ a tile is looked at only where the nearest of all lies in it.
 """
 
 # The arguments of a kernel are pointers, tiles and constants of the compiler, not of Python.
-# ruff: noqa: ANN001, ANN202, C901, N803, PLR0913, SIM102, SIM108
+# ruff: noqa: ANN001, ANN202, N803, PLR0913, SIM102, SIM108
 # mypy: ignore-errors
 
 from __future__ import annotations

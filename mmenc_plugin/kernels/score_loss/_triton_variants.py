@@ -28,14 +28,18 @@ _POINTERS = {"IDS": "i64", "EVENT_BOUNDS": "i64", "EVENT_Y": "i32", "SIGNED": "i
 
 
 def variants() -> list[Variant]:
-    """All that a GPU may be asked to run, but for the pointers' alignment and rows that need a mask."""
+    """All configurations; with every option in bfloat16 (and float32), with the usual ones in float16 and masked D."""
     found = [*_tile_kernels()]
     for (kind, size, width), config in TABLE.items():
-        for dtype in (d for d in _TYPES if d.itemsize == size):
-            found += _streaming(kind, dtype, width, config)
-    found += _streaming("forward", torch.bfloat16, 24, TABLE["forward", 2, 64])
-    found += _streaming("backward", torch.bfloat16, 24, TABLE["backward", 2, 64])
+        found += _streaming(kind, torch.float32 if size == 4 else torch.bfloat16, width, config)
+        if size == 2:
+            found += _usual(_streaming(kind, torch.float16, width, config))
+            found += _usual(_streaming(kind, torch.bfloat16, width - 8, config))
     return found
+
+
+def _usual(found: Iterator[Variant]) -> Iterator[Variant]:
+    return (v for v in found if v[0].split()[-3] in ("forward+bias+events", "queries+bias", "items+bias"))
 
 
 def _streaming(kind: str, dtype: torch.dtype, width: int, config: Config) -> Iterator[Variant]:
@@ -58,7 +62,7 @@ def _forwards() -> Iterator[tuple[str, Any, dict[str, Any]]]:
 
 
 def _backwards(symmetric: bool) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    for queries, bias, ids in itertools.product((False, True), repeat=3):
+    for queries, (bias, ids) in itertools.product((False, True), ((False, False), (True, False), (True, True))):
         name = f"{'symmetric ' * symmetric}{'queries' if queries else 'items'}{'+bias' * bias}{'+ids' * ids}"
         yield name, gradient_kernel, {
             "X_IDS": ids and not queries, "Y_IDS": ids and queries, "HAS_X_TERMS": queries or bias or symmetric,
