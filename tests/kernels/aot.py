@@ -82,14 +82,14 @@ def compile_variant(kernel, name, function, signature, constants, num_warps, num
     )  # fmt: skip
     options = {"num_warps": num_warps, "num_stages": num_stages}
     done = triton.compile(source, target=GPUTarget("cuda", CAPABILITY, WARP), options=options)
-    sass, usage = disassemble(done.asm["cubin"])
-    code = Code(sass)
+    text = disassemble(done.asm["cubin"])
+    code = Code(text)
     loop = code.frequent_loop() if logits else None
     return Compiled(
         name=f"{kernel} {name}",
         shared=done.metadata.shared,
-        registers=int(re.search(r"REG:(\d+)", usage)[1]),
-        stack=int(re.search(r"STACK:(\d+)", usage)[1]),
+        registers=int(re.search(r"REG:(\d+)", text)[1]),
+        stack=int(re.search(r"STACK:(\d+)", text)[1]),
         products="tt.dot" in done.asm["ttir"],
         tensor_instructions=len(code.products),
         per_logit=None if loop is None else round(len(loop) * num_warps * WARP / logits, 2),
@@ -100,14 +100,12 @@ def disassemble(cubin):
     """The machine code and the resource usage of a compiled kernel, as text."""
     import triton
 
-    tools = Path(triton.__file__).parent / "backends/nvidia/bin"
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        return tuple(
-            subprocess.run([tools / "cuobjdump", flag, file.name], capture_output=True, text=True, check=True).stdout
-            for flag in ("-sass", "-res-usage")
-        )
+        command = [tool, "-sass", "-res-usage", file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 class Code:
@@ -161,7 +159,7 @@ class Code:
         while k is not None:
             way.append(k)
             k = before[k]
-        return way
+        return way[::-1]
 
 
 if __name__ == "__main__":

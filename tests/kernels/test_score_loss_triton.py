@@ -103,14 +103,13 @@ def expected_of(p, coefficients):
 
 def assert_near(found, expected, rtol=1e-5, atol=1e-6):
     """In length: the difference of each to the expected."""
-    names = ("loss", "queries", "items", "scale", "bias")
-    for name, a, b in zip(names, found, expected, strict=True):
-        assert (a is None) == (b is None), name
+    for k, (a, b) in enumerate(zip(found, expected, strict=True)):
+        assert (a is None) == (b is None), k
         if a is not None:
-            assert a.shape == b.shape, name
-            assert a.isfinite().all(), name
+            assert a.shape == b.shape, k
+            assert a.isfinite().all(), k
             error, size = float((a.double() - b).norm()), float(b.norm())
-            assert error <= rtol * size + atol, f"{name}: off by {error:.1e} of {size:.1e}"
+            assert error <= rtol * size + atol, f"{k}: off by {error:.1e} of {size:.1e}"
 
 
 @pytest.mark.usefixtures("_poisoned")
@@ -134,8 +133,12 @@ def test_half_types(strategy, kind, dtype):
     problem, coefficients = make(19, 45, 24, dtype=dtype, **KINDS[kind])
     expected = expected_of(problem, coefficients)
     found = solve(triton, problem, coefficients)
-    assert_near([found[0], *[None] * 4], [expected[0], *[None] * 4])
-    assert_near(found, expected, rtol=4e-3, atol=1e-4)
+    assert_near(found[:1], expected[:1])
+    assert_near(found[1:3], expected[1:3], rtol=4e-3)
+    assert_near(found[4:], expected[4:], rtol=4e-3)
+    # d_scale = sum(queries * d_queries) / scale: near to what d_queries' error makes of it, whatever cancels out
+    size = float(problem.queries.double().norm() * expected[1].norm() / problem.scale)
+    assert abs(float(found[3]) - float(expected[3])) <= 1e-3 * size
 
 
 @pytest.mark.parametrize(("rows", "tile"), [(3, 45 * 9), (100, 1 << 20)])
@@ -229,7 +232,7 @@ def test_small_probabilities_survive_in_float16(strategy):
     found, expected = solve(triton, problem, coefficients), expected_of(problem, coefficients)
     rest = torch.arange(60, device=DEVICE) != 5
     assert float((found[4][rest] - expected[4][rest]).norm() / expected[4][rest].norm()) < 1e-3
-    assert_near(found[:2] + [None] * 3, expected[:2] + [None] * 3, rtol=2e-3, atol=1e-9)
+    assert_near(found[:2], expected[:2], rtol=2e-3, atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["all", "symmetric all"])

@@ -31,7 +31,8 @@ TABLE: dict[tuple[Kind, int, int], Config] = {
     ("forward", 2, 128): Config(256, 64, 8, 3),
     ("backward", 2, 64): Config(128, 64, 4, 3),
     ("backward", 2, 128): Config(128, 64, 8, 3),
-    ("symmetric", 2, 128): Config(64, 64, 4, 3),
+    ("symmetric", 2, 64): Config(64, 64, 4, 3),
+    ("symmetric", 2, 128): Config(64, 32, 4, 3),
     ("forward", 4, 64): Config(128, 64, 8, 2),
     ("backward", 4, 64): Config(128, 32, 8, 2),
 }

@@ -98,7 +98,7 @@ def _lse(x: _Side, y: _Side, p: Problem) -> Tensor:
         nothing if events is None else events.bounds, nothing if events is None else events.y, out,
         len(x), len(y), split.span, HAS_TERMS=y.bias is not None, HAS_EVENTS=events is not None, **shapes,
     )  # fmt: skip
-    return (out[0] if split.n == 1 else torch.logsumexp(out / LOG2_E, 0) * LOG2_E) / LOG2_E
+    return torch.logsumexp(out / LOG2_E, 0)  # of the splits'
 
 
 def _sums(

@@ -39,7 +39,7 @@ def variants() -> list[Variant]:
 
 
 def _usual(found: Iterator[Variant]) -> Iterator[Variant]:
-    return (v for v in found if v[0].split()[-3] in ("forward+bias+events", "queries+bias", "items+bias"))
+    return (v for v in found if v[0].split()[-3] in ("forward+bias+events", "items+bias"))
 
 
 def _streaming(kind: str, dtype: torch.dtype, width: int, config: Config) -> Iterator[Variant]:
