@@ -148,7 +148,7 @@ def _positive_scores(p: Problem) -> Tensor:
     if len(rows):
         pair_kernel[(-(-len(rows) // BLOCK_PAIRS),)](
             p.queries.contiguous(), items.rows, scores if items.ids is None else items.ids, p.scale,
-            scores if p.bias is None else p.bias, rows, p.targets[1], scores, len(rows), D=width, BLOCK=BLOCK_PAIRS,
+            scores if p.bias is None else p.bias.contiguous(), rows, p.targets[1], scores, len(rows), D=width, BLOCK=BLOCK_PAIRS,
             BLOCK_D=min(block_d(width), 256), Y_IDS=items.ids is not None, HAS_BIAS=p.bias is not None,
         )  # fmt: skip
     return scores
