@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmenc_plugin.kernels.bpr_loss import bpr_loss
+from mmenc_plugin.kernels import bpr_loss
 from mmenc_plugin.models.base import ItemFeatures, ModelSettings, MultimodalRecommender, register
 from mmenc_plugin.models.blocks.graph import Graph, bipartite, degrees, distinct, light_gcn, symmetrically_normalised
 from mmenc_plugin.models.blocks.item_graph import nearest_items
