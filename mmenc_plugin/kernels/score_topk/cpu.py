@@ -39,47 +39,41 @@ def score_topk(
     wide = torch.float64 if users.dtype == torch.float64 else torch.float32
     ids = torch.empty(len(users), k, dtype=torch.int64, device=users.device)
     scores = torch.empty(len(users), k, dtype=wide, device=users.device)
-    ranks = None if targets is None else TargetRanks(*(torch.empty_like(targets[1]) for _ in range(3)))
-    for block in _blocks(len(users), exclude):
-        tiles = Tiles(users[block].to(wide), columns, _width(users, block, k), _csr_rows(exclude, block))
-        scores[block], ids[block], counted = _rank(tiles, k, _csr_rows(targets, block))
-        if ranks is not None and targets is not None and counted is not None:
-            part = slice(int(targets[0][block.start]), int(targets[0][block.stop]))
-            ranks.above[part], ranks.tied[part], ranks.tied_before[part] = (
-                counted.above,
-                counted.tied,
-                counted.tied_before,
-            )
+    counts = [ids.new_zeros(3, 0)]
+    exclude = exclude or (ids.new_zeros(len(users) + 1), ids.new_zeros(0))
+    for block in _blocks(exclude[0]) if len(columns) else ():
+        width = _width(block.stop - block.start, len(columns), users.shape[1])
+        tiles = Tiles(users[block].to(wide), columns, width, _csr_rows(exclude, block))
+        counter = None if targets is None else Counter(tiles, _csr_rows(targets, block))
+        scores[block], ids[block] = _rank(tiles, k, counter)
+        counts += [] if counter is None else [counter.counts]
+    ranks = None if targets is None else TargetRanks(*(row.clone() for row in torch.cat(counts, 1)))
     return TopK(ids, scores, ranks)
 
 
-def _blocks(users: int, exclude: CSR | None) -> Iterator[slice]:
+def _blocks(offsets: Tensor) -> Iterator[slice]:
     """Blocks of at most ROWS users and, but for single users, ENTRIES excluded items."""
-    start = 0
+    start, users = 0, len(offsets) - 1
     while start < users:
         stop = min(start + ROWS, users)
-        if exclude is not None:
-            offsets = exclude[0][start : stop + 1]
-            stop = start + max(1, int(torch.searchsorted(offsets, offsets[0] + ENTRIES, right=True)) - 1)
-        yield slice(start, stop)
-        start = stop
+        few = int(torch.searchsorted(offsets[start : stop + 1], offsets[start] + ENTRIES, right=True)) - 1
+        yield slice(start, start + max(few, 1))
+        start += max(few, 1)
 
 
-def _width(users: Tensor, block: slice, k: int) -> int:
-    """Items of a tile: a multiple of GROUP, the same for all blocks of a size."""
-    most = min(AREA // (block.stop - block.start), WIDEST, max(AREA // ROWS, VALUES // max(users.shape[1], 1)))
-    return max(most // GROUP, 1) * GROUP
+def _width(rows: int, columns: int, dimension: int) -> int:
+    """Items of a tile, a multiple of GROUP."""
+    most = min(AREA // rows, WIDEST, max(AREA // ROWS, VALUES // max(dimension, 1)))
+    return max(min(most // GROUP, -(-columns // GROUP)), 1) * GROUP
 
 
-def _csr_rows(csr: CSR | None, block: slice) -> CSR | None:
-    if csr is None:
-        return None
+def _csr_rows(csr: CSR, block: slice) -> CSR:
     offsets = csr[0][block.start : block.stop + 1]
     return offsets - offsets[0], csr[1][int(offsets[0]) : int(offsets[-1])]
 
 
-def _rank(tiles: Tiles, k: int, targets: CSR | None) -> tuple[Tensor, Tensor, TargetRanks | None]:
-    counter = None if targets is None else Counter(tiles, targets)
+def _rank(tiles: Tiles, k: int, counter: Counter | None) -> tuple[Tensor, Tensor]:
+    """Scores and item rows [R, k]; the counter, if there is one, sees the same tiles."""
     best = _Best(tiles.users, k)
     for start, tile in tiles.masked():
         if k:
@@ -87,8 +81,7 @@ def _rank(tiles: Tiles, k: int, targets: CSR | None) -> tuple[Tensor, Tensor, Ta
         if counter is not None:
             counter.count(start, tile)
     scores, columns = best.ranked()
-    ids = tiles.columns.to_rows(columns).masked_fill_(scores == -torch.inf, -1)
-    return scores, ids, None if counter is None else counter.ranks
+    return scores, tiles.columns.to_rows(columns).masked_fill_(scores == -torch.inf, -1)
 
 
 class _Best:
@@ -100,7 +93,7 @@ class _Best:
     """
 
     def __init__(self, users: Tensor, k: int) -> None:
-        self.k, self.waiting = k, max(k, WAITING)
+        self.k, self.waiting = k, max(2 * k, WAITING)
         self.scores = users.new_full((len(users), k + self.waiting), -torch.inf)
         self.columns = torch.zeros_like(self.scores, dtype=torch.int64)
         self.counts = torch.zeros(len(users), dtype=torch.int64, device=users.device)
@@ -114,22 +107,29 @@ class _Best:
         """
         peaks = tile.view(len(tile), -1, GROUP).amax(2)  # NaN where any of the group is
         row, group = (peaks <= self.worst[:, None]).logical_not_().nonzero(as_tuple=True)
-        if len(row) * 4 > peaks.numel():
-            self._take_whole(start, tile)
-            return
-        scores = tile.view(-1, GROUP).index_select(0, row * peaks.shape[1] + group)
-        passed, within = (scores <= self.worst[row, None]).logical_not_().nonzero(as_tuple=True)
-        scores, row, column = scores[passed, within], row[passed], start + group[passed] * GROUP + within
-        _refuse_nan(scores)
+        if len(row) * 2 > peaks.numel():
+            row, column, scores = self._best_of(tile)
+        else:
+            scores = tile.view(-1, GROUP).index_select(0, row * peaks.shape[1] + group)
+            passed, within = (scores <= self.worst[row, None]).logical_not_().nonzero(as_tuple=True)
+            scores, row, column = scores[passed, within], row[passed], group[passed] * GROUP + within
+            _refuse_nan(scores)
         fresh = torch.bincount(row, minlength=len(tile))
+        if bool((self.counts + fresh > self.waiting).any()):
+            self._settle(self.scores, self.columns)
         if bool((fresh > self.waiting).any()):
             self._take_whole(start, tile)
             return
-        if bool((self.counts + fresh > self.waiting).any()):
-            self._settle(self.scores, self.columns)
         place = self.k + self.counts[row] + torch.arange(len(row), device=row.device) - (fresh.cumsum(0) - fresh)[row]
-        self.scores[row, place], self.columns[row, place] = scores, column
+        self.scores[row, place], self.columns[row, place] = scores, column + start
         self.counts += fresh
+
+    def _best_of(self, tile: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Row, column and score of what is among the k best of the tile: few, but for ties, even if all is good."""
+        _refuse_nan(tile)
+        worst = tile.topk(min(self.k, tile.shape[1]), dim=1, sorted=False).values.amin(1, keepdim=True)
+        row, column = ((tile >= worst) & (tile > self.worst[:, None])).nonzero(as_tuple=True)
+        return row, column, tile[row, column]
 
     def ranked(self) -> tuple[Tensor, Tensor]:
         """Scores [R, k] and columns [R, k], best first, equal scores by the smaller column."""
@@ -139,8 +139,7 @@ class _Best:
         return scores, self.columns[:, : self.k].gather(1, order)
 
     def _take_whole(self, start: int, tile: Tensor) -> None:
-        """For where most groups have something to give: the first tiles, and scores that rise with the column."""
-        _refuse_nan(tile)
+        """For where most scores are equal, or k is large."""
         columns = torch.arange(start, start + tile.shape[1], device=tile.device).expand(len(tile), -1)
         self._settle(torch.cat([self.scores, tile], 1), torch.cat([self.columns, columns], 1))
 
