@@ -1,0 +1,121 @@
+"""RecBole's evaluation of a whole test split through its own Trainer.evaluate, as it is and with our ranking."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import parity
+from .harness import PLAIN, Bench, Case, Inputs, Outputs, Side, Target
+
+DEFAULT = 4_096  # RecBole's eval_batch_size: scores, so one user at a time above 2,048 items
+AT_ONCE = 256  # users, in the large batches
+
+
+def cases(device: str, quick: bool) -> list[Case]:
+    """The same data with RecBole's batch size and with one of many users."""
+    users, items = (300, 2_000) if quick else (6_000, 50_000)
+    targets = () if quick else (Target("time", 1 / 3),)
+    return [
+        _case(users, items, DEFAULT, "RecBole's eval_batch_size", targets),
+        _case(users, items, AT_ONCE * (items + 1), f"{AT_ONCE} users a batch", targets),
+    ]
+
+
+def small(device: str) -> list[Case]:
+    """Few users."""
+    return [_case(60, 300, DEFAULT, "RecBole's eval_batch_size", ())]
+
+
+def _case(users: int, items: int, batch: int, what: str, targets: tuple[Target, ...]) -> Case:
+    name = f"{users:,} users x {items:,} items, VBPR of width 128, RecBole's default metrics, {what}"
+    return Case(name, {"U": users, "I": items, "batch": batch}, targets=targets)
+
+
+def write(folder: Path, users: int, items: int) -> None:
+    """RecBole's atomic files of random interactions that name every item, and an array of features."""
+    random = np.random.default_rng(0)
+    each = max(20, -(-items // users) * 4)
+    taken = np.concatenate([random.permutation(items) for _ in range(-(-users * each // items))])[: users * each]
+    lines = (f"u{row // each}\ti{item}\n" for row, item in enumerate(taken.tolist()))
+    (folder / "made").mkdir()
+    (folder / "made" / "made.inter").write_text("user_id:token\titem_id:token\n" + "".join(lines))
+    (folder / "made" / "made.item").write_text("item_id:token\n" + "".join(f"i{item}\n" for item in range(items)))
+    np.save(folder / "features.npy", random.standard_normal((items, 32), dtype=np.float32))
+
+
+def inputs(case: Case, device: str) -> Inputs:
+    """RecBole's Config, test loader and model, untrained; what it writes goes to a temporary folder."""
+    from recbole.config import Config
+    from recbole.data import create_dataset, data_preparation
+    from recbole.utils import get_model, init_seed
+
+    before, sys.argv[1:] = os.getcwd(), []  # Config reads the arguments of the program
+    logging.disable(logging.WARNING)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            write(Path(folder), case.sizes["U"], case.sizes["I"])
+            config = Config("VBPR", "made", config_dict=_settings(folder, case, device))
+            init_seed(0, True)
+            dataset = create_dataset(config)
+            train, _, test = data_preparation(config, dataset)
+            model = get_model("VBPR")(config, train.dataset).to(config["device"])
+            trainers = {fused: _trainer(config, model, train, fused) for fused in (False, True)}
+        finally:
+            os.chdir(before)
+    return {"device": device, "test": test, "trainers": trainers}
+
+
+def _settings(folder: str, case: Case, device: str) -> dict[str, Any]:
+    return {
+        "data_path": folder, "encoder": "npy:features.npy?order=items", "modalities": ["image"],
+        "eval_batch_size": case.sizes["batch"], "use_gpu": device == "cuda", "show_progress": False, "seed": 0,
+        "eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "group_by": "user", "order": "RO", "mode": "full"},
+    }  # fmt: skip
+
+
+def _trainer(config: Any, model: Any, train: Any, fused: bool) -> Any:
+    """RecBole's own Trainer, or ours, which ranks without the matrix of scores."""
+    from recbole.trainer.trainer import Trainer
+    from recbole.utils import get_trainer
+
+    trainer = (get_trainer(config["MODEL_TYPE"], "VBPR") if fused else Trainer)(config, model)
+    trainer.eval_collector.data_collect(train)
+    return trainer
+
+
+def evaluate(given: Inputs, fused: bool) -> Outputs:
+    """The metrics, by RecBole's Trainer.evaluate."""
+    result = given["trainers"][fused].evaluate(given["test"], load_best_model=False, show_progress=False)
+    return {name: torch.tensor(float(value), dtype=torch.float64) for name, value in result.items()}
+
+
+def expected(case: Case, given: Inputs, dtype: torch.dtype) -> Outputs:
+    """RecBole's own metrics (it has one precision)."""
+    return evaluate(given, fused=False)
+
+
+def check(case: Case, given: Inputs, found: Outputs, answer: Outputs, role: str) -> list[str]:
+    """Every metric is the very same number, and not all are 0."""
+    wrong = parity.equal(found, answer)
+    return wrong if any(bool(value) for value in answer.values()) else [*wrong, "every metric is 0"]
+
+
+def sides(case: Case, device: str) -> list[Side]:
+    """Ours and RecBole's."""
+    return [
+        Side("ours", functools.partial(evaluate, fused=True), "ours"),
+        Side(PLAIN, functools.partial(evaluate, fused=False), "plain"),
+    ]
+
+
+BENCH = Bench("evaluation", cases, small, inputs, sides, expected, check)
