@@ -11,7 +11,7 @@ from torch import Tensor
 from mmenc_plugin import kernels
 
 from . import data, parity
-from .harness import PLAIN, Bench, Case, Inputs, Outputs, Side, Target
+from .harness import PLAIN, Bench, Case, Inputs, Outputs, Side, Target, compiled
 from .score_loss import LIMITS
 
 USERS = 20_000
@@ -98,14 +98,13 @@ def check(case: Case, given: Inputs, found: Outputs, answer: Outputs, role: str)
 
 def sides(case: Case, device: str) -> list[Side]:
     """Ours with dense and with sparse gradients, the plain way, and the same compiled."""
-    compiled = torch.compile(plain_loss, dynamic=False)
     run = functools.partial(functools.partial, graded)
     return [
         Side("ours", run(ours), "ours"),
         Side("ours, sparse gradients", run(functools.partial(ours, sparse_grad=True)), "ours"),
         *([Side("ours, the torch path", run(functools.partial(ours, scorer="cpu")), "ours")] * (device == "cuda")),
         Side(PLAIN, run(plain_loss), "plain"),
-        Side("the same under torch.compile", run(lambda given: compiled(given)), compiled=True),
+        Side("the same under torch.compile", run(compiled(plain_loss)), compiled=True),
     ]
 
 

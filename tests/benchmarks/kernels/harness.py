@@ -108,6 +108,12 @@ class Result:
     left_out: dict[str, str] = field(default_factory=dict)
 
 
+def compiled(loss: Callable[[Inputs], Tensor]) -> Callable[[Inputs], Tensor]:
+    """The loss under torch.compile, which is imported when it first runs."""
+    made = functools.cache(lambda: torch.compile(loss, dynamic=False))
+    return lambda given: made()(given)
+
+
 class Refusal(SystemExit):
     """No table: a side that has to be right is wrong."""
 
@@ -116,7 +122,7 @@ def check_small(bench: Bench, device: str) -> list[str]:
     """Hold ours and the plain way against float64 at small and ragged shapes.
 
     Returns:
-        the names of the shapes.
+        the sizes of the shapes.
 
     Raises:
         Refusal: something differs.
@@ -127,7 +133,7 @@ def check_small(bench: Bench, device: str) -> list[str]:
         for side in bench.sides(case, device):
             if side.role != "peer" and not side.missing:
                 _must_be_right(bench, case, side, bench.check(case, inputs, side.run(inputs), expected, side.role))
-    return [case.name for case in bench.small(device)]
+    return [" ".join(f"{key}={size}" for key, size in case.sizes.items()) for case in bench.small(device)]
 
 
 def compare(bench: Bench, case: Case, device: str, rounds: int, memory_of: MemoryOf) -> Result:

@@ -28,7 +28,7 @@ def label_peers(case: Case, device: str) -> Iterator[Peer]:
 
 def symmetric_peers(case: Case, device: str) -> Iterator[Peer]:
     """Those of the loss of matching pairs."""
-    yield "open_clip ClipLoss", _clip, {"missing": missing("open_clip", "open_clip_torch", device)}
+    yield "open_clip ClipLoss", _clip, {"missing": _clip_missing(device)}
 
     def both(given: Inputs) -> Tensor:
         turned = {**given, "queries": given["items"], "items": given["queries"]}
@@ -103,6 +103,13 @@ def _quack(given: Inputs) -> Tensor:
     from quack.linear_cross_entropy import chunked_linear_cross_entropy
 
     return chunked_linear_cross_entropy(given["queries"], given["items"], given["targets"])
+
+
+def _clip_missing(device: str) -> str:
+    from mmenc_plugin.encoders import _torchvision
+
+    _torchvision.state()  # mends one that was built for another torch, which open_clip would stumble over
+    return missing("open_clip", "open_clip_torch", device)
 
 
 def _clip(given: Inputs) -> Tensor:

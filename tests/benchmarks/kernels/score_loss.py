@@ -12,7 +12,7 @@ from torch import Tensor
 from mmenc_plugin import kernels
 
 from . import data, parity
-from .harness import PLAIN, Bench, Case, Inputs, Outputs, Side, Target
+from .harness import PLAIN, Bench, Case, Inputs, Outputs, Side, Target, compiled
 from .loss_peers import label_peers, symmetric_peers
 
 LIMITS = {  # of ||found - expected|| / ||expected||; half types round the gradients, and the plain way its scores too
@@ -187,14 +187,13 @@ def ours(case: Case, scorer: str | None = None) -> Callable[[Inputs], Tensor]:
 def sides(case: Case, device: str) -> list[Side]:
     """Ours, the plain way, and the peers that know this form."""
     plain = plain_symmetric if case.form == "symmetric" else plain_loss
-    compiled = torch.compile(plain, dynamic=False)
     peers = {"symmetric": symmetric_peers, "full": lambda *_: ()}.get(case.form, label_peers)
     torch_path = [Side("ours, the torch path", graded(case, ours(case, "cpu")), "ours")] if device == "cuda" else []
     return [
         Side("ours", graded(case, ours(case)), "ours"),
         *torch_path,
         Side(PLAIN, graded(case, plain), "plain"),
-        Side("the same under torch.compile", graded(case, lambda given: compiled(given)), compiled=True),
+        Side("the same under torch.compile", graded(case, compiled(plain)), compiled=True),
         *(Side(name, graded(case, loss), **more) for name, loss, more in peers(case, device)),
     ]
 
