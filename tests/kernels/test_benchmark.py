@@ -64,8 +64,6 @@ def test_a_page_holds_every_side_and_whether_the_targets_are_met(monkeypatch, ca
 def test_no_table_where_ours_is_wrong_and_the_gradient_is_named(monkeypatch, capsys, shape):
     bench = doubling(wrong=1e-3)
     if shape == "timed":  # right in small, wrong at the size that is timed
-        right = doubling()
-        monkeypatch.setattr(harness, "check_small", lambda *_: harness.check_small(right, "cpu"))
         monkeypatch.setattr(cli, "check_small", lambda *_: ["N=3"])
     with pytest.raises(harness.Refusal, match=r"no table: doubling.*ours: gradient of x is off by 5\.0e-04"):
         page(monkeypatch, capsys, bench)

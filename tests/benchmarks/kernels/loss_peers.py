@@ -26,6 +26,13 @@ def label_peers(case: Case, device: str) -> Iterator[Peer]:
     yield "QuACK", _quack, {"missing": missing("quack", "quack-kernels", device, needs_gpu=True)}
 
 
+def bias_peers(case: Case, device: str) -> Iterator[Peer]:
+    """Those that add a bias [N] to the scores."""
+    yield from _torch_peers(case)
+    for name in ("Cut Cross-Entropy", "Liger, scaled cross-entropy", "inf-cl", "QuACK"):
+        yield name, _quack, {"missing": "takes no bias (the release on PyPI)"}
+
+
 def symmetric_peers(case: Case, device: str) -> Iterator[Peer]:
     """Those of the loss of matching pairs."""
     yield "open_clip ClipLoss", _clip, {"missing": _clip_missing(device)}
@@ -43,13 +50,16 @@ def _torch_peers(case: Case) -> Iterator[Peer]:
     def chunked(**options: Any) -> Callable[[Inputs], Tensor]:
         def loss(given: Inputs) -> Tensor:
             chosen = torch.nn.LinearCrossEntropyOptions(**options)
-            return F.linear_cross_entropy(given["queries"], given["items"], given["targets"], options=chosen)
+            return F.linear_cross_entropy(
+                given["queries"], given["items"], given["targets"], linear_bias=given.get("bias"), options=chosen
+            )
 
         return loss
 
-    rows = max(256, 2**24 // case.sizes["N"])
+    rows = max(256, 2**24 // case.sizes["N"] // 256 * 256)
     yield "F.linear_cross_entropy, chosen chunks", chunked(batch_chunk_size=rows), {"missing": absent}
-    yield "F.linear_cross_entropy, its own chunks", chunked(), {"missing": absent, "once": True}
+    if case.form == "label":  # once is enough
+        yield "F.linear_cross_entropy, its own chunks", chunked(), {"missing": absent, "once": True}
 
 
 def _cut_cross_entropy(device: str) -> Iterator[Peer]:

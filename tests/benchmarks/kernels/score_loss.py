@@ -13,7 +13,7 @@ from mmenc_plugin import kernels
 
 from . import data, parity
 from .harness import PLAIN, Bench, Case, Inputs, Outputs, Side, Target, compiled
-from .loss_peers import label_peers, symmetric_peers
+from .loss_peers import bias_peers, label_peers, symmetric_peers
 
 LIMITS = {  # of ||found - expected|| / ||expected||; half types round the gradients, and the plain way its scores too
     torch.float32: {"loss": 1e-5, "gradient": 1e-5},
@@ -23,6 +23,7 @@ LIMITS = {  # of ||found - expected|| / ||expected||; half types round the gradi
 LEAVES = {
     "label": ("queries", "items"),
     "forward": (),
+    "bias": ("queries", "items", "bias"),
     "full": ("queries", "items", "scale", "bias"),
     "symmetric": ("queries", "items", "scale"),
 }
@@ -37,9 +38,11 @@ def cases(device: str, quick: bool) -> list[Case]:
         tall = (Target("time", 0.40), Target("memory", 0.06))
         wide = (Target("time", 0.75), Target("memory", 0.16))
         return [
+            _case("bias", *shape, 64, targets=() if quick else tall),
+            _case("bias", *shape, 512, targets=() if quick else wide),
             _case("label", *shape, 64, targets=() if quick else tall),
             _case("label", *shape, 512, targets=() if quick else wide),
-            _case("full", *shape, 64),
+            _case("full", *shape, 64, targets=() if quick else tall),
             _case("symmetric", shape[0], shape[0], 512),
         ]
     if quick:
@@ -66,7 +69,7 @@ def small(device: str) -> list[Case]:
     """Ragged shapes, every form."""
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     shapes = [(1, 2, 8), (63, 1_000, 64), (129, 4_097, 128), (256, 5_000, 512), (300, 2_051, 96)]
-    forms = ["full", "label", "full", "label", "full"]
+    forms = ["full", "label", "full", "bias", "full"]
     both = [_case(form, *shape, dtype) for form, shape in zip(forms, shapes, strict=True)]
     return [*both, _case("symmetric", 257, 257, 128, dtype)]
 
@@ -77,7 +80,8 @@ def _case(
     what = {
         "label": "forward and backward",
         "forward": "forward",
-        "full": "with scale, bias and 20 items masked a row, forward and backward",
+        "bias": "with a bias an item, forward and backward",
+        "full": "with scale, bias an item and 20 items masked a row, forward and backward",
         "symmetric": "symmetric with scale, forward and backward",
     }
     name = f"B={b:,} N={n:,} D={d}, {what[form]}, {str(dtype).removeprefix('torch.')}"
@@ -96,8 +100,9 @@ def inputs(case: Case, device: str) -> Inputs:
         made["targets"] = torch.arange(b, device=device)
     if case.form in ("full", "symmetric"):
         made["scale"] = torch.tensor(1.3, device=device)
-    if case.form == "full":
+    if case.form in ("bias", "full"):
         made["bias"] = torch.randn(n, generator=random, device=device) / 2
+    if case.form == "full":
         made["exclude"] = data.exclusion(b, 20, n, random, made["targets"])
     return made
 
@@ -187,7 +192,7 @@ def ours(case: Case, scorer: str | None = None) -> Callable[[Inputs], Tensor]:
 def sides(case: Case, device: str) -> list[Side]:
     """Ours, the plain way, and the peers that know this form."""
     plain = plain_symmetric if case.form == "symmetric" else plain_loss
-    peers = {"symmetric": symmetric_peers, "full": lambda *_: ()}.get(case.form, label_peers)
+    peers = {"symmetric": symmetric_peers, "full": lambda *_: (), "bias": bias_peers}.get(case.form, label_peers)
     torch_path = [Side("ours, the torch path", graded(case, ours(case, "cpu")), "ours")] if device == "cuda" else []
     return [
         Side("ours", graded(case, ours(case)), "ours"),
