@@ -80,16 +80,49 @@ class Embeddings:
 
 
 @dataclass(frozen=True)
+class TargetRanks:
+    """Where the target items of queries stand among all other admissible items.
+
+    With ties by the smaller row, a target's rank (from 0) is above + tied_before; the mean over all orders of its ties
+    is above + tied / 2.
+
+    Attributes:
+        above: [T] how many have a larger score, int64.
+        tied: [T] how many have an equal score.
+        tied_before: [T] how many have an equal score and a smaller row.
+    """
+
+    above: Tensor
+    tied: Tensor
+    tied_before: Tensor
+
+
+@dataclass(frozen=True)
 class TopK:
     """The best items of each query, best first.
 
     Attributes:
         ids: [B, K] item rows, -1 where a query has fewer than K items left.
         scores: [B, K], -inf where `ids` is -1.
+        ranks: of the target items, where they were asked for.
     """
 
     ids: Tensor
     scores: Tensor
+    ranks: TargetRanks | None = None
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The most similar items of each item, most similar first.
+
+    Attributes:
+        ids: [I, K] item rows, -1 where an item has fewer than K neighbours.
+        weights: [I, K] similarities, 0 where `ids` is -1.
+    """
+
+    ids: Tensor
+    weights: Tensor
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from mmenc_plugin.kernels.score_topk import cpu
-from mmenc_plugin.types import TopK
+from mmenc_plugin.kernels.checks import CSR, check_floats, check_ids, check_same_device, check_shape
+from mmenc_plugin.kernels.dispatch import Scorer, get_scorer
+from mmenc_plugin.kernels.score_topk.operator import score_topk_op
+from mmenc_plugin.types import TargetRanks, TopK
+
+__all__ = ["score_topk"]
 
 
 def score_topk(
@@ -13,43 +18,91 @@ def score_topk(
     items: Tensor,
     k: int,
     bias: Tensor | None = None,
-    exclude: tuple[Tensor, Tensor] | None = None,
+    exclude: CSR | None = None,
+    *,
+    candidates: Tensor | None = None,
+    targets: CSR | None = None,
+    scorer: Scorer | None = None,
 ) -> TopK:
-    """Rank N items for B users and keep the k best.
+    """Rank N items for B users and keep the k best, without the [B, N] matrix; no gradient.
+
+    An item is admissible for a user if it is not excluded, is a candidate and scores above -inf. Half types are
+    multiplied and summed in float32.
 
     Args:
         users: [B, D].
         items: [N, D], of the same type and device.
-        k: how many to keep, at least 1; at most N are returned.
-        bias: [N], or None.
-        exclude: the items that a user may not get, as CSR: offsets [B + 1] and item rows.
+        k: how many to keep, at least 1; at most the number of items or candidates is returned.
+        bias: [N], or None. Where it is -inf, the item is never returned.
+        exclude: the items that a user may not get, as CSR: offsets [B + 1] and item rows; repeats do no harm.
+        candidates: [C] distinct rows of `items`, the only ones that may be returned; None for all.
+        targets: items whose ranks are wanted, as CSR: offsets [B + 1] and item rows [T]. A target that is itself not
+            admissible is ranked as if it were.
+        scorer: the implementation; None for what `set_scorer` has set.
 
     Returns:
-        ids [B, min(k, N)] and scores, best first; equal scores by the smaller item row; -1 and -inf
-        where a user has fewer items left.
+        ids [B, K], rows of `items`, and scores [B, K] (float32 for half types), best first, where K = min(k, N or C);
+        equal scores by the smaller row; -1 and -inf where a user has fewer items left. ranks: with `targets`, for
+        each of them the number of other admissible items with a larger score, with an equal one, and with an equal
+        one and a smaller row.
 
     Raises:
-        ValueError: the shapes do not go together, k is below 1, or a score is not a number.
+        TypeError: an argument is of a type that is not taken.
+        ValueError: shapes or devices do not go together, k is below 1, rows are out of range, offsets do not rise,
+            or a score is not a number.
     """
-    if users.ndim != 2 or items.ndim != 2 or users.shape[1] != items.shape[1]:
-        raise ValueError(f"users {tuple(users.shape)} and items {tuple(items.shape)} must be [B, D] and [N, D].")
+    _check(users, items, k, bias, exclude, candidates, targets)
+    users, items = _autocast(users.detach()), _autocast(items.detach())
+    seen_of, seen = exclude or (None, None)
+    targets_of, wanted = targets or (None, None)
+    bias = None if bias is None else bias.detach()
+    ids, scores, above, tied, tied_before = score_topk_op(
+        users, items, k, bias, seen_of, seen, candidates, targets_of, wanted, scorer or get_scorer()
+    )
+    return TopK(ids, scores, None if targets is None else TargetRanks(above, tied, tied_before))
+
+
+def _check(
+    users: Tensor,
+    items: Tensor,
+    k: int,
+    bias: Tensor | None,
+    exclude: CSR | None,
+    candidates: Tensor | None,
+    targets: CSR | None,
+) -> None:
+    """What can be checked without reading values."""
+    check_floats(users=users, items=items, bias=bias)
+    check_shape("users", users, (None, None), "[B, D]")
+    check_shape("items", items, (None, users.shape[1]), "[N, D]")
+    if users.dtype != items.dtype:
+        raise TypeError(f"items is {items.dtype} but users {users.dtype}: convert one to the other's type.")
     if k < 1:
         raise ValueError(f"k is {k}, but at least 1 item must be asked for.")
-    if bias is not None and bias.shape != (len(items),):
-        raise ValueError(f"bias {tuple(bias.shape)} must be [N] = [{len(items)}].")
-    if exclude is not None:
-        _check_exclude(*exclude, len(users), len(items))
-    for name, tensor in (("users", users), ("items", items), ("bias", bias)):
-        if tensor is not None and tensor.isnan().any():
-            raise ValueError(f"{name} holds NaN, so there is no order of scores.")
-    return cpu.score_topk(users, items, k, bias, exclude)
+    check_same_device(users=users, items=items, bias=bias, candidates=candidates)
+    if bias is not None:
+        check_shape("bias", bias, (items.shape[0],), "[N]")
+    if candidates is not None:
+        check_ids(candidates=candidates)
+        check_shape("candidates", candidates, (None,), "item rows [C]")
+    for name, csr in (("exclude", exclude), ("targets", targets)):
+        if csr is not None:
+            _check_csr_form(name, csr, users)
 
 
-def _check_exclude(offsets: Tensor, seen: Tensor, n_users: int, n_items: int) -> None:
-    fits = offsets.shape == (n_users + 1,) and int(offsets[0]) == 0 and int(offsets[-1]) == len(seen)
-    if not fits or bool((offsets.diff() < 0).any()):
-        raise ValueError(
-            f"exclude must be offsets [B + 1] = [{n_users + 1}], rising from 0 to {len(seen)}, and item rows."
-        )
-    if len(seen) and not 0 <= int(seen.min()) <= int(seen.max()) < n_items:
-        raise ValueError(f"exclude names rows outside 0..{n_items - 1}.")
+def _check_csr_form(name: str, csr: CSR, users: Tensor) -> None:
+    if len(csr) != 2:
+        raise ValueError(f"{name} has {len(csr)} parts, but must be two tensors: offsets [B + 1] and item rows.")
+    offsets, rows = csr
+    check_ids(**{f"{name}[0]": offsets, f"{name}[1]": rows})
+    check_same_device(users=users, **{f"{name}[0]": offsets, f"{name}[1]": rows})
+    check_shape(f"{name}[0]", offsets, (users.shape[0] + 1,), "offsets [B + 1]")
+    check_shape(f"{name}[1]", rows, (None,), "item rows")
+
+
+def _autocast(table: Tensor) -> Tensor:
+    """In the type that a matrix product would have under the present autocast."""
+    device = table.device.type
+    if table.dtype == torch.float32 and device != "meta" and torch.is_autocast_enabled(device):
+        return table.to(torch.get_autocast_dtype(device))
+    return table

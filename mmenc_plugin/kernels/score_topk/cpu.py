@@ -1,43 +1,162 @@
-"""score_topk in blocks of items: memory O(B * (k + block)) beside the inputs."""
+"""score_topk in tiles of users x items: memory O(ROWS * (k + AREA / ROWS)) beside the inputs and the answer.
+
+Within a tile, only groups of items whose largest score beats the user's k-th best so far are looked at.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from mmenc_plugin.types import TopK
+from mmenc_plugin.kernels.checks import CSR
+from mmenc_plugin.kernels.score_topk.ranks import Counter
+from mmenc_plugin.kernels.score_topk.tiles import Columns, Tiles
+from mmenc_plugin.types import TargetRanks, TopK
 
-BLOCK = 8192  # items
+ROWS = 512  # users of a tile
+AREA = 2**20  # scores of a tile: as many as stay in the cache of a core or two
+WIDEST = 2**16  # items of a tile, where there are few users
+VALUES = 2**22  # of a tile's items, where they are wide
+GROUP = 32  # items that share one maximum
+ENTRIES = 2**22  # of `exclude` in a block of users: they are sorted, so their number is bounded
+WAITING = 64  # places for what may join the k best, at least
 
 
 def score_topk(
-    users: Tensor, items: Tensor, k: int, bias: Tensor | None, exclude: tuple[Tensor, Tensor] | None
+    users: Tensor,
+    items: Tensor,
+    k: int,
+    bias: Tensor | None = None,
+    exclude: CSR | None = None,
+    candidates: Tensor | None = None,
+    targets: CSR | None = None,
 ) -> TopK:
-    """See `mmenc_plugin.kernels.score_topk`; equal to the reference, ties included."""
-    best = users.new_full((len(users), 0), -torch.inf)
-    ids = torch.zeros(len(users), 0, dtype=torch.int64, device=users.device)
-    for start in range(0, len(items), BLOCK):
-        block = slice(start, min(start + BLOCK, len(items)))
-        scores = users @ items[block].T
-        if bias is not None:
-            scores = scores + bias[block]
-        if scores.isnan().any():
-            raise ValueError("a score is not a number (infinite users or items), so there is no order of scores.")
+    """See `mmenc_plugin.kernels.score_topk`; order and ties are exactly those of the returned scores."""
+    columns = Columns.of(items, bias, candidates, targets)
+    k = min(k, len(columns) - len(columns.closed))
+    wide = torch.float64 if users.dtype == torch.float64 else torch.float32
+    ids = torch.empty(len(users), k, dtype=torch.int64, device=users.device)
+    scores = torch.empty(len(users), k, dtype=wide, device=users.device)
+    ranks = None if targets is None else TargetRanks(*(torch.empty_like(targets[1]) for _ in range(3)))
+    for block in _blocks(len(users), exclude):
+        tiles = Tiles(users[block].to(wide), columns, _width(users, block, k), _csr_rows(exclude, block))
+        scores[block], ids[block], counted = _rank(tiles, k, _csr_rows(targets, block))
+        if ranks is not None and targets is not None and counted is not None:
+            part = slice(int(targets[0][block.start]), int(targets[0][block.stop]))
+            ranks.above[part], ranks.tied[part], ranks.tied_before[part] = (
+                counted.above,
+                counted.tied,
+                counted.tied_before,
+            )
+    return TopK(ids, scores, ranks)
+
+
+def _blocks(users: int, exclude: CSR | None) -> Iterator[slice]:
+    """Blocks of at most ROWS users and, but for single users, ENTRIES excluded items."""
+    start = 0
+    while start < users:
+        stop = min(start + ROWS, users)
         if exclude is not None:
-            _mask(scores, exclude, block)
-        best, ids = _merge(best, ids, scores, start, k)
-    return TopK(ids.masked_fill(best == -torch.inf, -1), best)
+            offsets = exclude[0][start : stop + 1]
+            stop = start + max(1, int(torch.searchsorted(offsets, offsets[0] + ENTRIES, right=True)) - 1)
+        yield slice(start, stop)
+        start = stop
 
 
-def _mask(scores: Tensor, exclude: tuple[Tensor, Tensor], block: slice) -> None:
-    offsets, seen = exclude
-    inside = (seen >= block.start) & (seen < block.stop)
-    rows = torch.repeat_interleave(torch.arange(len(scores), device=scores.device), offsets.diff())
-    scores[rows[inside], seen[inside] - block.start] = -torch.inf
+def _width(users: Tensor, block: slice, k: int) -> int:
+    """Items of a tile: a multiple of GROUP, the same for all blocks of a size."""
+    most = min(AREA // (block.stop - block.start), WIDEST, max(AREA // ROWS, VALUES // max(users.shape[1], 1)))
+    return max(most // GROUP, 1) * GROUP
 
 
-def _merge(best: Tensor, ids: Tensor, scores: Tensor, start: int, k: int) -> tuple[Tensor, Tensor]:
-    """The k best of those so far and the block's; earlier columns are smaller rows, and win ties."""
-    columns = torch.arange(start, start + scores.shape[1], device=scores.device).expand(len(scores), -1)
-    order = torch.sort(torch.cat([best, scores], dim=1), dim=1, descending=True, stable=True)
-    return order.values[:, :k], torch.cat([ids, columns], dim=1).gather(1, order.indices[:, :k])
+def _csr_rows(csr: CSR | None, block: slice) -> CSR | None:
+    if csr is None:
+        return None
+    offsets = csr[0][block.start : block.stop + 1]
+    return offsets - offsets[0], csr[1][int(offsets[0]) : int(offsets[-1])]
+
+
+def _rank(tiles: Tiles, k: int, targets: CSR | None) -> tuple[Tensor, Tensor, TargetRanks | None]:
+    counter = None if targets is None else Counter(tiles, targets)
+    best = _Best(tiles.users, k)
+    for start, tile in tiles.masked():
+        if k:
+            best.offer(start, tile)
+        if counter is not None:
+            counter.count(start, tile)
+    scores, columns = best.ranked()
+    ids = tiles.columns.to_rows(columns).masked_fill_(scores == -torch.inf, -1)
+    return scores, ids, None if counter is None else counter.ranks
+
+
+class _Best:
+    """The k best of each of R users so far, and after them a few places for what waits to join.
+
+    Within a row, the best and what waits stand by rising column, so that the first of equal scores is the one to
+    keep. `worst` [R] is the k-th best score when the row was last settled: no later column that scores as low can
+    be among the k best, whatever came since.
+    """
+
+    def __init__(self, users: Tensor, k: int) -> None:
+        self.k, self.waiting = k, max(k, WAITING)
+        self.scores = users.new_full((len(users), k + self.waiting), -torch.inf)
+        self.columns = torch.zeros_like(self.scores, dtype=torch.int64)
+        self.counts = torch.zeros(len(users), dtype=torch.int64, device=users.device)
+        self.worst = users.new_full((len(users),), -torch.inf)
+
+    def offer(self, start: int, tile: Tensor) -> None:
+        """Take in a tile [R, W] of scores; its first column is `start`, larger than all before.
+
+        Raises:
+            ValueError: a score is NaN.
+        """
+        peaks = tile.view(len(tile), -1, GROUP).amax(2)  # NaN where any of the group is
+        row, group = (peaks <= self.worst[:, None]).logical_not_().nonzero(as_tuple=True)
+        if len(row) * 4 > peaks.numel():
+            self._take_whole(start, tile)
+            return
+        scores = tile.view(-1, GROUP).index_select(0, row * peaks.shape[1] + group)
+        passed, within = (scores <= self.worst[row, None]).logical_not_().nonzero(as_tuple=True)
+        scores, row, column = scores[passed, within], row[passed], start + group[passed] * GROUP + within
+        _refuse_nan(scores)
+        fresh = torch.bincount(row, minlength=len(tile))
+        if bool((fresh > self.waiting).any()):
+            self._take_whole(start, tile)
+            return
+        if bool((self.counts + fresh > self.waiting).any()):
+            self._settle(self.scores, self.columns)
+        place = self.k + self.counts[row] + torch.arange(len(row), device=row.device) - (fresh.cumsum(0) - fresh)[row]
+        self.scores[row, place], self.columns[row, place] = scores, column
+        self.counts += fresh
+
+    def ranked(self) -> tuple[Tensor, Tensor]:
+        """Scores [R, k] and columns [R, k], best first, equal scores by the smaller column."""
+        if self.k:
+            self._settle(self.scores, self.columns)
+        scores, order = self.scores[:, : self.k].sort(dim=1, descending=True, stable=True)
+        return scores, self.columns[:, : self.k].gather(1, order)
+
+    def _take_whole(self, start: int, tile: Tensor) -> None:
+        """For where most groups have something to give: the first tiles, and scores that rise with the column."""
+        _refuse_nan(tile)
+        columns = torch.arange(start, start + tile.shape[1], device=tile.device).expand(len(tile), -1)
+        self._settle(torch.cat([self.scores, tile], 1), torch.cat([self.columns, columns], 1))
+
+    def _settle(self, scores: Tensor, columns: Tensor) -> None:
+        """Keep the k best of [R, more than k] scores, the first of equal ones, in their order."""
+        worst = scores.topk(self.k, dim=1, sorted=False).values.amin(1, keepdim=True)
+        above, equal = scores > worst, scores == worst
+        room = self.k - above.sum(1, keepdim=True)
+        kept = above | (equal & (equal.cumsum(1) <= room))
+        self.scores[:, : self.k] = scores[kept].view(-1, self.k)
+        self.columns[:, : self.k] = columns[kept].view(-1, self.k)
+        self.scores[:, self.k :] = -torch.inf
+        self.counts.zero_()
+        self.worst = worst[:, 0]
+
+
+def _refuse_nan(scores: Tensor) -> None:
+    if bool(scores.isnan().any()):
+        raise ValueError("a score is not a number (infinite users, items or bias), so there is no order of scores.")
