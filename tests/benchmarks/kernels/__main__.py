@@ -11,8 +11,13 @@ gives another answer, is named with the reason.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
+
+# Threads that wait for work sleep: else their spinning is counted as time, most of all on a machine that others use.
+# OpenMP reads this once, when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if not __package__:  # run as a folder
     sys.path[0] = str(Path(__file__).resolve().parents[3])

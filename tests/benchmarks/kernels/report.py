@@ -16,7 +16,10 @@ def heading(device: str, threads: int, rounds: int) -> str:
         where = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
         time = "milliseconds between CUDA events, medians of do_bench with a cold L2"
     else:
-        where, time = f"{measure.cpu_name()}, {threads} threads", "CPU-seconds of the process"
+        where, time = (
+            f"{measure.cpu_name()}, {threads} threads",
+            "CPU-seconds of the process, idle threads asleep (OMP_WAIT_POLICY=PASSIVE)",
+        )
     return (
         f"torch {torch.__version__}, {where}, {rounds} rounds. Time: {time}; median (smallest .. largest of the "
         "rounds). Memory: peak above the inputs, outputs included. Ratios are to the plain way."
