@@ -1,188 +1,275 @@
-"""score_topk: in blocks as with the whole matrix."""
+"""score_topk: the answers of a plain sort, in tiles as with the whole matrix."""
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from topk_cases import (
+    assert_same,
+    by_hand,
+    csr,
+    found,
+    normal,
+    random_csr,
+    small_tiles,
+    whole_numbers,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmenc_plugin.kernels import KERNELS, score_topk
 from mmenc_plugin.kernels.score_topk import cpu, reference
 
-SHAPES = [(1, 1, 1), (63, 500, 20), (257, 20_000, 50)]
-DTYPES = [torch.float32, torch.float64]
+SCORERS = ["cpu", "reference"]
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+TILES = [(1, 1, 1), (2, 4, 2), (4, 12, 4), (3, 32, 32), (512, 2048, 32)]  # users, items, items of a group
 
 
-def whole_numbers(*shape, dtype=torch.float32, seed=0):
-    """Small whole numbers: their products are exact in any order, and tie often."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(-3, 4, shape, generator=generator).to(dtype)
+@pytest.fixture(params=SCORERS)
+def scorer(request):
+    return request.param
 
 
-def random_exclusion(users, items, seed=0):
-    """CSR of up to ten items a user, some users with none."""
-    generator = torch.Generator().manual_seed(seed)
-    counts = torch.randint(0, min(10, items) + 1, (users,), generator=generator)
-    rows = [torch.randperm(items, generator=generator)[:count] for count in counts]
-    return torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]), torch.cat(rows)
-
-
-def ranked_by_hand(users, items, k, bias, exclude):
-    """Python's own sort, by falling score and rising row."""
-    out = []
-    for user, vector in enumerate(users.tolist()):
-        out_of = set() if exclude is None else set(exclude[1][exclude[0][user] : exclude[0][user + 1]].tolist())
-        scored = [
-            (-sum(a * b for a, b in zip(vector, item, strict=True)) - (0 if bias is None else bias[row].item()), row)
-            for row, item in enumerate(items.tolist())
-            if row not in out_of
-        ]
-        best = [(row, -score) for score, row in sorted(scored)[:k]]
-        out.append(best + [(-1, float("-inf"))] * (min(k, len(items)) - len(best)))
-    return out
-
-
+@pytest.mark.parametrize("tiles", TILES, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("with_bias", "with_exclusion"), [(False, False), (False, True), (True, False), (True, True)])
-@pytest.mark.parametrize("block", [1, 7, 50, 8192])
-def test_the_ranking_is_that_of_a_plain_sort(monkeypatch, dtype, with_bias, with_exclusion, block):
-    monkeypatch.setattr(cpu, "BLOCK", block)
+@pytest.mark.parametrize("k", [1, 5, 50])
+def test_the_ranking_is_that_of_a_plain_sort(monkeypatch, tiles, dtype, k):
+    small_tiles(monkeypatch, *tiles)
     users, items = whole_numbers(9, 3, dtype=dtype), whole_numbers(50, 3, dtype=dtype, seed=1)
-    bias = whole_numbers(50, dtype=dtype, seed=2) if with_bias else None
-    exclude = random_exclusion(9, 50) if with_exclusion else None
-    for k in (1, 5, 50):
-        expected = ranked_by_hand(users, items, k, bias, exclude)
-        for top in (score_topk(users, items, k, bias, exclude), reference.score_topk(users, items, k, bias, exclude)):
-            found = [list(zip(*row, strict=True)) for row in zip(top.ids.tolist(), top.scores.tolist(), strict=True)]
-            assert found == expected
-            assert (top.ids.dtype, top.scores.dtype) == (torch.int64, dtype)
+    bias, exclude, targets = whole_numbers(50, seed=2), random_csr(9, 50), random_csr(9, 50, most=4, seed=1)
+    candidates = torch.randperm(50, generator=torch.Generator().manual_seed(0))[:31]
+    for extra in [
+        {},
+        {"exclude": exclude},
+        {"bias": bias, "targets": targets},
+        {"bias": bias, "exclude": exclude, "candidates": candidates, "targets": targets},
+    ]:
+        expected = by_hand(users, items, k, **extra)
+        for scorer in SCORERS:
+            top = score_topk(users, items, k, **extra, scorer=scorer)
+            assert found(top) == expected, (scorer, *extra)
+            assert top.ids.dtype == torch.int64
+            assert top.scores.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+
+
+@pytest.mark.parametrize("users", [1, 2, 511, 512, 513])
+@pytest.mark.parametrize("items", [1, 31, 33, 2047, 2048, 2049, 4097])
+def test_sizes_around_those_of_the_tiles(users, items):
+    queries, table = whole_numbers(users, 5), whole_numbers(items, 5, seed=1)
+    extra = {
+        "bias": whole_numbers(items, seed=2),
+        "exclude": random_csr(users, items),
+        "targets": random_csr(users, items, most=2, seed=1),
+    }
+    expected = score_topk(queries, table, 20, **extra, scorer="reference")
+    assert_same(score_topk(queries, table, 20, **extra, scorer="cpu"), expected)
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 3, 15, 16, 17, 64, 100, 257, 1024])
+def test_widths(dimension):
+    users, items = whole_numbers(5, dimension), whole_numbers(300, dimension, seed=1)
+    expected = score_topk(users.double(), items.double(), 7, scorer="reference")
+    for dtype in DTYPES:
+        top = score_topk(users.to(dtype), items.to(dtype), 7, scorer="cpu")
+        assert torch.equal(top.ids, expected.ids)
+        assert torch.equal(top.scores.double(), expected.scores)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("users", "items", "k"), SHAPES)
-def test_blocks_give_the_same_as_the_whole_matrix(users, items, k, dtype):
-    """Ties cross the block boundaries at 8192 and 16384, and are excluded on both sides of them."""
-    queries, table = whole_numbers(users, 8, dtype=dtype), whole_numbers(items, 8, dtype=dtype, seed=1)
-    bias, exclude = whole_numbers(items, dtype=dtype, seed=2), random_exclusion(users, items)
-    for arguments in [(None, None), (bias, exclude)]:
-        top, expected = score_topk(queries, table, k, *arguments), reference.score_topk(queries, table, k, *arguments)
-        assert torch.equal(top.ids, expected.ids)
-        assert torch.equal(top.scores, expected.scores)
+@pytest.mark.parametrize("k", [1, 50, 1000])
+def test_of_any_numbers_none_is_passed_over(scorer, dtype, k):
+    """The scores are right to their precision, the order is theirs, and what is left out is no better."""
+    users, items, exclude = normal(40, 64, dtype=dtype), normal(5000, 64, seed=1, dtype=dtype), random_csr(40, 5000)
+    top = score_topk(users, items, k, exclude=exclude, scorer=scorer)
+    exact = users.double() @ items.double().T
+    for user, row in enumerate(exact):
+        row[exclude[1][exclude[0][user] : exclude[0][user + 1]]] = -torch.inf
+    torch.testing.assert_close(top.scores.double(), exact.gather(1, top.ids), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(top.scores.double(), exact.topk(k).values, rtol=1e-5, atol=1e-4)
+    falling = top.scores.diff(dim=1)
+    assert (falling <= 0).all()
+    assert ((falling < 0) | (top.ids.diff(dim=1) > 0)).all()
+    if dtype == torch.float64:
+        assert torch.equal(top.ids, exact.topk(k).indices)
 
 
-@pytest.mark.parametrize(("users", "items", "k"), SHAPES)
-def test_blocks_of_any_numbers_give_the_same_scores(users, items, k):
-    generator = torch.Generator().manual_seed(0)
-    queries, table = (torch.randn(n, 64, generator=generator, dtype=torch.float64) for n in (users, items))
-    exclude = random_exclusion(users, items)
-    expected = reference.score_topk(queries, table, k, None, exclude)
-    top = score_topk(queries, table, k, exclude=exclude)
-    assert torch.equal(top.ids, expected.ids)
-    torch.testing.assert_close(top.scores, expected.scores)
-    single = score_topk(queries.float(), table.float(), k, exclude=exclude)
-    torch.testing.assert_close(single.scores.double(), expected.scores, rtol=1e-4, atol=1e-4)
-    again = (queries @ table.T).gather(1, single.ids.clamp(min=0))
-    torch.testing.assert_close(
-        single.scores.double(), again.masked_fill(single.ids < 0, -torch.inf), rtol=1e-4, atol=1e-4
-    )
+@pytest.mark.parametrize("order", ["rising", "falling", "equal", "peaks"])
+@pytest.mark.parametrize("k", [1, 63, 64, 65, 900])
+def test_no_order_of_the_scores_is_too_hard(scorer, order, k):
+    """Rising scores make every tile better than all before, and one user's do so among others' falling ones."""
+    rising = torch.arange(5000.0)
+    items = {
+        "rising": torch.stack([rising, rising.flip(0)], 1),
+        "falling": torch.stack([-rising, rising.flip(0)], 1),
+        "equal": torch.zeros(5000, 2),
+        "peaks": torch.stack([rising % 32, rising % 61], 1),
+    }[order]
+    users = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 0.0]])
+    top = score_topk(users, items, k, scorer=scorer)
+    expected = torch.sort(users @ items.T, dim=1, descending=True, stable=True)
+    assert torch.equal(top.ids, expected.indices[:, :k])
+    assert torch.equal(top.scores, expected.values[:, :k])
 
 
-@pytest.mark.parametrize("items", [5, 8191, 8192, 8193, 16_385])
-def test_equal_scores_go_to_the_smaller_row_in_every_block(items):
-    top = score_topk(torch.ones(2, 1), torch.ones(items, 1), 5)
-    assert top.ids.tolist() == [[0, 1, 2, 3, 4]] * 2
-    late = torch.ones(items, 1)
-    late[-1] = 2
-    assert score_topk(torch.ones(1, 1), late, 2).ids.tolist() == [[items - 1, 0]]
+def test_equal_items_tie_wherever_they_stand():
+    """Also those of the last, smaller tile, though a product of its shape would be rounded otherwise."""
+    for dimension in (3, 64, 100, 384):
+        users, item = normal(7, dimension), normal(1, dimension, seed=1)
+        items = item.repeat(66_001, 1)
+        top = score_topk(users, items, 3, targets=csr([[66_000]] * 7), scorer="cpu")
+        assert top.ids.tolist() == [[0, 1, 2]] * 7
+        assert (top.ranks.above.tolist(), top.ranks.tied_before.tolist()) == ([0] * 7, [66_000] * 7)
 
 
-def test_at_most_all_items_come_back():
-    top = score_topk(torch.ones(2, 1), torch.tensor([[1.0], [3.0], [2.0]]), 10)
-    assert top.ids.tolist() == [[1, 2, 0]] * 2
-    assert top.scores.tolist() == [[3.0, 2.0, 1.0]] * 2
+def test_the_same_bits_every_time(scorer):
+    users, items = normal(700, 48), normal(9000, 48, seed=1)
+    extra = {"exclude": random_csr(700, 9000), "targets": random_csr(700, 9000, most=3, seed=1), "scorer": scorer}
+    assert_same(score_topk(users, items, 30, **extra), score_topk(users, items, 30, **extra))
 
 
-def test_a_user_with_too_few_items_left_gets_minus_one():
-    exclude = torch.tensor([0, 3, 5]), torch.tensor([2, 0, 1, 1, 0])
-    top = score_topk(torch.ones(2, 1), torch.ones(3, 1), 2, exclude=exclude)
+def test_views_are_as_good_as_copies(scorer):
+    users, items, bias = whole_numbers(6, 9).T, whole_numbers(6, 200, seed=1).T, whole_numbers(400, seed=2)[::2]
+    expected = by_hand(users, items, 8, bias)
+    assert found(score_topk(users, items, 8, bias, scorer=scorer)) == expected
+
+
+def test_candidates_are_as_a_table_of_their_own(scorer):
+    users, items, candidates = whole_numbers(9, 4), whole_numbers(300, 4, seed=1), torch.randperm(300)[:70]
+    top = score_topk(users, items, 12, candidates=candidates, scorer=scorer)
+    rows = candidates.sort().values
+    alone = score_topk(users, items[rows], 12, scorer=scorer)
+    assert torch.equal(top.ids, rows[alone.ids])
+    assert torch.equal(top.scores, alone.scores)
+
+
+def test_at_most_all_items_or_candidates_come_back(scorer):
+    items = torch.tensor([[1.0], [3.0], [2.0]])
+    top = score_topk(torch.ones(2, 1), items, 10, scorer=scorer)
+    assert found(top)[0] == [[(1, 3.0), (2, 2.0), (0, 1.0)]] * 2
+    top = score_topk(torch.ones(2, 1), items, 10, candidates=torch.tensor([2, 0]), scorer=scorer)
+    assert found(top)[0] == [[(2, 2.0), (0, 1.0)]] * 2
+
+
+def test_a_user_with_too_few_items_left_gets_minus_one(scorer):
+    exclude = csr([[2, 0, 1, 1], [1, 0]])
+    top = score_topk(torch.ones(2, 1), torch.ones(3, 1), 2, exclude=exclude, scorer=scorer)
     assert top.ids.tolist() == [[-1, -1], [2, -1]]
     assert top.scores.tolist() == [[-torch.inf] * 2, [1.0, -torch.inf]]
 
 
-def test_a_user_may_have_all_items_excluded_in_one_block_and_not_in_the_next():
-    seen = torch.arange(cpu.BLOCK)
-    top = score_topk(torch.ones(1, 1), torch.ones(cpu.BLOCK + 2, 1), 3, exclude=(torch.tensor([0, len(seen)]), seen))
-    assert top.ids.tolist() == [[cpu.BLOCK, cpu.BLOCK + 1, -1]]
+def test_an_item_with_bias_minus_infinity_is_never_returned(scorer):
+    bias = torch.tensor([0.0, -torch.inf, 0.0, -torch.inf])
+    top = score_topk(torch.ones(1, 2), torch.ones(4, 2), 4, bias, scorer=scorer)
+    assert found(top)[0] == [[(0, 2.0), (2, 2.0), (-1, -torch.inf), (-1, -torch.inf)]]
 
 
-def test_no_users_get_no_rows():
-    top = score_topk(torch.ones(0, 4), torch.ones(7, 4), 3)
-    assert (top.ids.shape, top.scores.shape) == ((0, 3), (0, 3))
+def test_a_user_may_have_whole_tiles_excluded(monkeypatch, scorer):
+    small_tiles(monkeypatch, 2, 8, 4)
+    exclude = csr([range(16), [*range(8), *range(16, 24)]])
+    top = score_topk(torch.ones(2, 1), torch.ones(26, 1), 11, exclude=exclude, scorer=scorer)
+    assert top.ids.tolist() == [[*range(16, 26), -1], [*range(8, 16), 24, 25, -1]]
 
 
-def test_without_items_there_is_nothing_to_rank():
-    top = score_topk(torch.ones(2, 4), torch.ones(0, 4), 3)
-    assert (top.ids.shape, top.scores.shape) == ((2, 0), (2, 0))
+def test_long_histories_make_blocks_of_fewer_users(monkeypatch):
+    monkeypatch.setattr(cpu, "ENTRIES", 20)
+    users, items, exclude = whole_numbers(40, 3), whole_numbers(90, 3, seed=1), random_csr(40, 90, most=45)
+    sizes = [block.stop - block.start for block in cpu._blocks(exclude[0])]
+    assert sum(sizes) == 40
+    assert len(set(sizes)) > 1
+    assert found(score_topk(users, items, 9, exclude=exclude, scorer="cpu")) == by_hand(users, items, 9, None, exclude)
 
 
-def test_the_inputs_are_left_as_they_are():
-    users, items, bias, exclude = whole_numbers(5, 3), whole_numbers(20, 3), whole_numbers(20), random_exclusion(5, 20)
-    before = [tensor.clone() for tensor in (users, items, bias, *exclude)]
-    score_topk(users, items, 4, bias, exclude)
-    assert all(torch.equal(a, b) for a, b in zip(before, (users, items, bias, *exclude), strict=True))
+@pytest.mark.parametrize("scale", [1e-30, 1e-18, 1e18, 3e36])
+def test_scales_far_from_one(scorer, scale):
+    users, items = whole_numbers(5, 4) * scale**0.5, whole_numbers(100, 4, seed=1) * scale**0.5
+    top = score_topk(users, items, 9, scorer=scorer)
+    exact = (users.double() @ items.double().T).topk(9)
+    torch.testing.assert_close(top.scores.double(), exact.values, rtol=1e-6, atol=0.0)
 
 
-@pytest.mark.parametrize("name", ["users", "items", "bias"])
-def test_nan_has_no_order(name):
-    tensors = {"users": torch.ones(2, 3), "items": torch.ones(4, 3), "bias": torch.ones(4)}
-    tensors[name].view(-1)[-1] = torch.nan
-    with pytest.raises(ValueError, match=f"{name} holds NaN"):
-        score_topk(tensors["users"], tensors["items"], 2, tensors["bias"])
+def test_half_types_do_not_overflow_where_their_scores_would(scorer):
+    users, items = torch.full((1, 64), 300.0), torch.stack([torch.full((64,), 300.0), torch.full((64,), 299.0)])
+    top = score_topk(users.half(), items.half(), 2, scorer=scorer)
+    assert found(top)[0] == [[(0, 64 * 90_000.0), (1, 64 * 89_700.0)]]
 
 
-@pytest.mark.parametrize("endless", [([torch.inf], [0.0]), ([torch.inf, -torch.inf], [1.0, 1.0])])
-def test_scores_that_become_nan_have_no_order(endless):
-    user, item = (torch.tensor([row]) for row in endless)
-    with pytest.raises(ValueError, match=r"NaN|not a number|finite"):
-        score_topk(user, item.repeat(3, 1), 2)
+def test_infinite_scores_are_ranked_where_they_have_a_value(scorer):
+    items = torch.tensor([[1.0], [torch.inf], [-torch.inf], [2.0]])
+    top = score_topk(torch.ones(1, 1), items, 4, scorer=scorer)
+    assert found(top)[0] == [[(1, torch.inf), (3, 2.0), (0, 1.0), (-1, -torch.inf)]]
 
 
-@pytest.mark.parametrize(
-    ("users", "items"),
-    [((2, 3), (4, 5)), ((3,), (4, 3)), ((2, 3), (3,)), ((2, 3), (4, 3, 1)), ((1, 2, 3), (4, 3))],
-    ids=str,
-)
-def test_shapes_that_do_not_go_together_are_named(users, items):
-    with pytest.raises(ValueError, match=r"must be \[B, D\] and \[N, D\]") as caught:
-        score_topk(torch.ones(users), torch.ones(items), 1)
-    assert str(users) in str(caught.value)
-    assert str(items) in str(caught.value)
+@pytest.mark.parametrize("shape", [(0, 7, 4), (2, 0, 4), (0, 0, 4), (2, 3, 0)], ids=str)
+def test_nothing_to_rank(scorer, shape):
+    users, items, dimension = shape
+    top = score_topk(torch.ones(users, dimension), torch.ones(items, dimension), 3, scorer=scorer)
+    assert found(top)[0] == [[(i, 0.0) for i in range(items)]] * users
+    assert top.ids.shape == top.scores.shape == (users, min(items, 3))
 
 
-@pytest.mark.parametrize("k", [0, -1])
-def test_at_least_one_item_is_asked_for(k):
-    with pytest.raises(ValueError, match=f"k is {k}, but at least 1"):
-        score_topk(torch.ones(2, 3), torch.ones(4, 3), k)
+def test_no_candidates_and_targets_for_no_one(scorer):
+    none = torch.zeros(0, dtype=torch.int64)
+    top = score_topk(torch.ones(2, 1), torch.ones(3, 1), 3, None, csr([[1], []]), candidates=none, scorer=scorer)
+    assert top.ids.shape == (2, 0)
+    assert top.ranks is None
+    top = score_topk(torch.ones(2, 1), torch.ones(3, 1), 3, targets=csr([[], []]), scorer=scorer)
+    assert found(top)[1] == []
+    assert top.ranks.above.dtype == torch.int64
 
 
-@pytest.mark.parametrize("shape", [(1,), (3,), (5,), (9,), (2, 4), (2, 1), ()], ids=str)
-def test_a_bias_of_another_length_is_refused(shape):
-    with pytest.raises(ValueError, match="bias"):
-        score_topk(torch.ones(2, 3), torch.ones(4, 3), 1, torch.zeros(shape))
+def test_the_inputs_are_left_as_they_are(scorer):
+    tensors = [whole_numbers(5, 3), whole_numbers(20, 3), whole_numbers(20), *random_csr(5, 20), *random_csr(5, 20)]
+    candidates = torch.randperm(20)[:9]
+    before = [tensor.clone() for tensor in (*tensors, candidates)]
+    users, items, bias, *csrs = tensors
+    score_topk(users, items, 4, bias, csrs[:2], candidates=candidates, targets=csrs[2:], scorer=scorer)
+    assert all(torch.equal(a, b) for a, b in zip(before, (*tensors, candidates), strict=True))
 
 
-@pytest.mark.parametrize(
-    ("offsets", "seen"),
-    [([0, 1], [0]), ([0, 1, 2, 3], [0, 1, 2]), ([0, 1, 2], [0]), ([0, 1, 2], [0, 1, 2]), ([0, 2, 1], [0]), ([], [])],
-    ids=str,
-)
-def test_an_exclusion_that_does_not_fit_the_users_is_refused(offsets, seen):
-    exclude = torch.tensor(offsets, dtype=torch.int64), torch.tensor(seen, dtype=torch.int64)
-    with pytest.raises(ValueError, match="exclude"):
-        score_topk(torch.ones(2, 3), torch.ones(4, 3), 1, exclude=exclude)
+def test_no_tensor_is_as_large_as_the_score_matrix():
+    """Not even one of flags: the largest made is a tile, or the answer."""
+
+    class Largest(TorchDispatchMode):
+        size = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            for tensor in out if isinstance(out, tuple | list) else [out]:
+                if isinstance(tensor, torch.Tensor):
+                    self.size = max(self.size, tensor.numel())
+            return out
+
+    users, items = normal(600, 2), normal(70_000, 2, seed=1)
+    targets = random_csr(600, 70_000, most=3)
+    with Largest() as largest:
+        cpu.score_topk(users, items, 20, None, random_csr(600, 70_000), None, targets)
+    assert largest.size < 1.3 * cpu.AREA < 600 * 70_000 / 20
 
 
-@pytest.mark.parametrize("row", [-1, 4])
-def test_an_excluded_row_that_is_no_item_is_refused(row):
-    with pytest.raises(ValueError, match="exclude"):
-        score_topk(torch.ones(1, 3), torch.ones(4, 3), 1, exclude=(torch.tensor([0, 1]), torch.tensor([row])))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_masks_candidates_and_targets(monkeypatch, data):
+    small_tiles(monkeypatch, data.draw(st.integers(1, 3)), data.draw(st.integers(1, 9)), data.draw(st.integers(1, 5)))
+    n_users, n_items = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 24))
+    rows = st.lists(st.integers(0, n_items - 1), max_size=2 * n_items)
+    users, items = whole_numbers(n_users, 2, largest=1), whole_numbers(n_items, 2, seed=1, largest=1)
+    bias = data.draw(st.lists(st.sampled_from([0.0, 1.0, -torch.inf]), min_size=n_items, max_size=n_items))
+    candidates = data.draw(st.none() | st.lists(st.integers(0, n_items - 1), unique=True))
+    extra = {
+        "bias": torch.tensor(bias),
+        "exclude": csr(data.draw(st.lists(rows, min_size=n_users, max_size=n_users))),
+        "candidates": None if candidates is None else torch.tensor(candidates, dtype=torch.int64),
+        "targets": csr(data.draw(st.lists(rows, min_size=n_users, max_size=n_users))),
+    }
+    k = data.draw(st.integers(1, n_items + 2))
+    expected = by_hand(users, items, k, **extra)
+    for name in SCORERS:
+        assert found(score_topk(users, items, k, **extra, scorer=name)) == expected, name
+
+
+def test_the_reference_differs_from_the_tiles_in_nothing():
+    users, items, exclude = normal(60, 16), normal(3000, 16, seed=1), random_csr(60, 3000)
+    expected = reference.score_topk(users.double(), items.double(), 25, None, exclude)
+    assert_same(cpu.score_topk(users.double(), items.double(), 25, None, exclude), expected)
 
 
 def test_every_kernel_is_described():

@@ -13,7 +13,7 @@ from mmenc_plugin.types import TargetRanks, TopK
 __all__ = ["score_topk"]
 
 
-def score_topk(
+def score_topk(  # noqa: PLR0913
     users: Tensor,
     items: Tensor,
     k: int,
@@ -53,13 +53,10 @@ def score_topk(
     """
     _check(users, items, k, bias, exclude, candidates, targets)
     users, items = _autocast(users.detach()), _autocast(items.detach())
-    seen_of, seen = exclude or (None, None)
-    targets_of, wanted = targets or (None, None)
     bias = None if bias is None else bias.detach()
-    ids, scores, above, tied, tied_before = score_topk_op(
-        users, items, k, bias, seen_of, seen, candidates, targets_of, wanted, scorer or get_scorer()
-    )
-    return TopK(ids, scores, None if targets is None else TargetRanks(above, tied, tied_before))
+    csrs = *(exclude or (None, None)), candidates, *(targets or (None, None))
+    ids, scores, *ranks = score_topk_op(users, items, k, bias, *csrs, scorer or get_scorer())
+    return TopK(ids, scores, None if targets is None else TargetRanks(*ranks))
 
 
 def _check(

@@ -39,47 +39,41 @@ def score_topk(
     wide = torch.float64 if users.dtype == torch.float64 else torch.float32
     ids = torch.empty(len(users), k, dtype=torch.int64, device=users.device)
     scores = torch.empty(len(users), k, dtype=wide, device=users.device)
-    ranks = None if targets is None else TargetRanks(*(torch.empty_like(targets[1]) for _ in range(3)))
-    for block in _blocks(len(users), exclude):
-        tiles = Tiles(users[block].to(wide), columns, _width(users, block, k), _csr_rows(exclude, block))
-        scores[block], ids[block], counted = _rank(tiles, k, _csr_rows(targets, block))
-        if ranks is not None and targets is not None and counted is not None:
-            part = slice(int(targets[0][block.start]), int(targets[0][block.stop]))
-            ranks.above[part], ranks.tied[part], ranks.tied_before[part] = (
-                counted.above,
-                counted.tied,
-                counted.tied_before,
-            )
+    counts = [ids.new_zeros(3, 0)]
+    exclude = exclude or (ids.new_zeros(len(users) + 1), ids.new_zeros(0))
+    for block in _blocks(exclude[0]) if len(columns) else ():
+        width = _width(block.stop - block.start, len(columns), users.shape[1])
+        tiles = Tiles(users[block].to(wide), columns, width, _csr_rows(exclude, block))
+        counter = None if targets is None else Counter(tiles, _csr_rows(targets, block))
+        scores[block], ids[block] = _rank(tiles, k, counter)
+        counts += [] if counter is None else [counter.counts]
+    ranks = None if targets is None else TargetRanks(*(row.clone() for row in torch.cat(counts, 1)))
     return TopK(ids, scores, ranks)
 
 
-def _blocks(users: int, exclude: CSR | None) -> Iterator[slice]:
+def _blocks(offsets: Tensor) -> Iterator[slice]:
     """Blocks of at most ROWS users and, but for single users, ENTRIES excluded items."""
-    start = 0
+    start, users = 0, len(offsets) - 1
     while start < users:
         stop = min(start + ROWS, users)
-        if exclude is not None:
-            offsets = exclude[0][start : stop + 1]
-            stop = start + max(1, int(torch.searchsorted(offsets, offsets[0] + ENTRIES, right=True)) - 1)
-        yield slice(start, stop)
-        start = stop
+        few = int(torch.searchsorted(offsets[start : stop + 1], offsets[start] + ENTRIES, right=True)) - 1
+        yield slice(start, start + max(few, 1))
+        start += max(few, 1)
 
 
-def _width(users: Tensor, block: slice, k: int) -> int:
-    """Items of a tile: a multiple of GROUP, the same for all blocks of a size."""
-    most = min(AREA // (block.stop - block.start), WIDEST, max(AREA // ROWS, VALUES // max(users.shape[1], 1)))
-    return max(most // GROUP, 1) * GROUP
+def _width(rows: int, columns: int, dimension: int) -> int:
+    """Items of a tile, a multiple of GROUP."""
+    most = min(AREA // rows, WIDEST, max(AREA // ROWS, VALUES // max(dimension, 1)))
+    return max(min(most // GROUP, -(-columns // GROUP)), 1) * GROUP
 
 
-def _csr_rows(csr: CSR | None, block: slice) -> CSR | None:
-    if csr is None:
-        return None
+def _csr_rows(csr: CSR, block: slice) -> CSR:
     offsets = csr[0][block.start : block.stop + 1]
     return offsets - offsets[0], csr[1][int(offsets[0]) : int(offsets[-1])]
 
 
-def _rank(tiles: Tiles, k: int, targets: CSR | None) -> tuple[Tensor, Tensor, TargetRanks | None]:
-    counter = None if targets is None else Counter(tiles, targets)
+def _rank(tiles: Tiles, k: int, counter: Counter | None) -> tuple[Tensor, Tensor]:
+    """Scores and item rows [R, k]; the counter, if there is one, sees the same tiles."""
     best = _Best(tiles.users, k)
     for start, tile in tiles.masked():
         if k:
@@ -87,8 +81,7 @@ def _rank(tiles: Tiles, k: int, targets: CSR | None) -> tuple[Tensor, Tensor, Ta
         if counter is not None:
             counter.count(start, tile)
     scores, columns = best.ranked()
-    ids = tiles.columns.to_rows(columns).masked_fill_(scores == -torch.inf, -1)
-    return scores, ids, None if counter is None else counter.ranks
+    return scores, tiles.columns.to_rows(columns).masked_fill_(scores == -torch.inf, -1)
 
 
 class _Best:

@@ -1,71 +1,53 @@
-"""The operator mmenc::score_topk: checks of values, and the choice of the implementation."""
+"""score_topk as a torch operator, opaque to torch.compile: checks of values, and the choice of the implementation."""
 
 from __future__ import annotations
+
+import importlib
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from mmenc_plugin.kernels.checks import CSR, check_csr, check_no_nan, check_range
-from mmenc_plugin.kernels.dispatch import choose
-from mmenc_plugin.kernels.score_topk import cpu, reference
-
-Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+from mmenc_plugin.kernels.dispatch import Scorer, choose
+from mmenc_plugin.types import TopK
 
 
-@torch.library.custom_op("mmenc::score_topk", mutates_args=())
-def score_topk_op(
-    users: Tensor,
-    items: Tensor,
-    k: int,
-    bias: Tensor | None,
-    seen_of: Tensor | None,
-    seen: Tensor | None,
-    candidates: Tensor | None,
-    targets_of: Tensor | None,
-    targets: Tensor | None,
-    scorer: str,
-) -> Outputs:
-    """See `mmenc_plugin.kernels.score_topk`; `exclude` is (seen_of, seen), `targets` (targets_of, targets).
+@torch.library.custom_op(
+    "mmenc::score_topk", mutates_args=(),
+    schema="(Tensor users, Tensor items, SymInt k, Tensor? bias, Tensor? exclude_offsets, Tensor? exclude_ids, "
+    "Tensor? candidates, Tensor? target_offsets, Tensor? target_ids, str scorer) -> "
+    "(Tensor ids, Tensor scores, Tensor above, Tensor tied, Tensor tied_before)",
+)  # fmt: skip
+def score_topk_op(users: Tensor, items: Tensor, k: int, bias: Tensor | None, *others: Any) -> tuple[Tensor, ...]:
+    """See `mmenc_plugin.kernels.score_topk`.
 
     Returns:
         ids [B, K], scores [B, K], and above, tied, tied_before [T]; the last three are [0] without targets.
     """
-    excluded, wanted = _csr(seen_of, seen), _csr(targets_of, targets)
+    exclude, candidates, targets = _csr(*others[:2]), others[2], _csr(*others[3:5])
     if bias is not None:
         bias = bias.to(score_type(users.dtype))
     if candidates is not None:
         candidates = candidates.long()
-    _check_values(users, items, bias, excluded, candidates, wanted)
-    implementation = choose("score_topk", scorer, users, items)  # type: ignore[arg-type]
+    _check_values(users, items, bias, exclude, candidates, targets)
+    name = choose("score_topk", cast(Scorer, others[5]), users, items)
+    solve = importlib.import_module(f"mmenc_plugin.kernels.score_topk.{name}")
     with torch.autocast(users.device.type, enabled=False):
-        if implementation == "reference":
-            top = reference.score_topk(users, items, k, bias, excluded, candidates, wanted)
-        else:
-            top = cpu.score_topk(users, items, k, bias, excluded, candidates, wanted)
+        top: TopK = solve.score_topk(users, items, k, bias, exclude, candidates, targets)
     if top.ranks is None:
         return top.ids, top.scores, *(top.ids.new_zeros(0) for _ in range(3))
     return top.ids, top.scores, top.ranks.above, top.ranks.tied, top.ranks.tied_before
 
 
 @score_topk_op.register_fake
-def _(
-    users: Tensor,
-    items: Tensor,
-    k: int,
-    bias: Tensor | None,
-    seen_of: Tensor | None,
-    seen: Tensor | None,
-    candidates: Tensor | None,
-    targets_of: Tensor | None,
-    targets: Tensor | None,
-    scorer: str,
-) -> Outputs:
-    rows, columns = users.shape[0], items.shape[0] if candidates is None else candidates.shape[0]
-    kept = torch.sym_min(k, columns)
-    counted = 0 if targets is None else targets.shape[0]
-    ids = users.new_empty((rows, kept), dtype=torch.int64)
-    scores = users.new_empty((rows, kept), dtype=score_type(users.dtype))
-    return ids, scores, *(users.new_empty(counted, dtype=torch.int64) for _ in range(3))
+def _(users: Tensor, items: Tensor, k: int, bias: Tensor | None, *others: Any) -> tuple[Tensor, ...]:
+    candidates, targets = others[2], others[4]
+    columns = items.shape[0] if candidates is None else candidates.shape[0]
+    kept = torch.sym_min(k, columns)  # type: ignore[no-untyped-call]
+    ids = users.new_empty((users.shape[0], kept), dtype=torch.int64)
+    counts = (users.new_empty(0 if targets is None else targets.shape[0], dtype=torch.int64) for _ in range(3))
+    return ids, torch.empty_like(ids, dtype=score_type(users.dtype)), *counts
 
 
 def score_type(dtype: torch.dtype) -> torch.dtype:
@@ -73,8 +55,8 @@ def score_type(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _csr(offsets: Tensor | None, rows: Tensor | None) -> CSR | None:
-    return None if offsets is None or rows is None else (offsets.long(), rows.long())
+def _csr(offsets: Tensor | None, ids: Tensor | None) -> CSR | None:
+    return None if offsets is None or ids is None else (offsets.long(), ids.long())
 
 
 def _check_values(

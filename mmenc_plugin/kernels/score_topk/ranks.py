@@ -8,7 +8,6 @@ from torch import Tensor
 from mmenc_plugin.kernels.checks import CSR
 from mmenc_plugin.kernels.score_topk.reference import rows_of
 from mmenc_plugin.kernels.score_topk.tiles import Tiles
-from mmenc_plugin.types import TargetRanks
 
 
 class Counter:
@@ -27,10 +26,10 @@ class Counter:
         self._rows = rows_of(offsets)
         self._columns, _ = tiles.columns.of_rows(items)
         self._scores = self._own_scores(tiles)
-        self.ranks = TargetRanks(*(torch.zeros_like(items) for _ in range(3)))
+        self.counts = items.new_zeros(3, len(items))  # above, tied, tied before
         # First every user's first target, then the second ones, ...: a part of R may then be one of each user.
         nth = torch.arange(len(items), device=items.device) - offsets[self._rows]
-        self._parts = nth.sort(stable=True).indices.split(max(len(tiles.users), 1))
+        self._parts = torch.split(nth.sort(stable=True).indices, max(len(tiles.users), 1))
         users = torch.arange(len(tiles.users), device=items.device)
         self._one_each = [torch.equal(self._rows[part], users) for part in self._parts]
         self._flags = torch.empty(0)
@@ -54,7 +53,7 @@ class Counter:
             scores = tile if one_each else tile.index_select(0, self._rows[part])
             own, flags = self._scores[part, None], self._flags[: len(part)]
             # 0 and 1 in the type of the scores: faster than bools, and exact up to tiles of 2^24 items.
-            self.ranks.above[part] += torch.gt(scores, own, out=flags).sum(1).long()
+            self.counts[0, part] += torch.gt(scores, own, out=flags).sum(1).long()
             equal = torch.eq(scores, own, out=flags).sum(1)
             tied = ((equal > 0) & (own[:, 0] > -torch.inf)).nonzero()[:, 0]
             if len(tied):
@@ -64,5 +63,5 @@ class Counter:
         """Add the flags [T', W] of the targets `part`, their own excepted."""
         own = self._columns[part, None] - start
         columns = torch.arange(equal.shape[1], device=equal.device)
-        self.ranks.tied[part] += (equal & (columns != own)).sum(1)
-        self.ranks.tied_before[part] += (equal & (columns < own)).sum(1)
+        self.counts[1, part] += (equal & (columns != own)).sum(1)
+        self.counts[2, part] += (equal & (columns < own)).sum(1)

@@ -29,7 +29,7 @@ def score_topk(
     masked = scores.masked_fill(~admissible, -torch.inf)
     order = torch.sort(masked, dim=1, descending=True, stable=True)
     k = min(k, len(items) if candidates is None else len(candidates))
-    best, ids = order.values[:, :k], order.indices[:, :k]
+    best, ids = order.values[:, :k].contiguous(), order.indices[:, :k]
     ranks = None if targets is None else _ranks(scores, masked, *targets)
     return TopK(ids.masked_fill(best == -torch.inf, -1), best, ranks)
 
@@ -54,7 +54,9 @@ def _ranks(scores: Tensor, masked: Tensor, offsets: Tensor, targets: Tensor) -> 
     """Of each target, by its own score, among the others' masked scores."""
     rows = rows_of(offsets)
     own, others = scores[rows, targets][:, None], masked[rows]
-    others[torch.arange(len(rows)), targets] = -torch.inf
+    others[torch.arange(len(rows), device=rows.device), targets] = -torch.inf
+    if bool(own.isnan().any()):
+        raise ValueError("the score of a target is not a number (infinite users, items or bias).")
     equal = (others == own) & (others > -torch.inf)
     smaller = torch.arange(scores.shape[1], device=scores.device) < targets[:, None]
     return TargetRanks((others > own).sum(1), equal.sum(1), (equal & smaller).sum(1))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from mmenc_plugin.kernels.checks import CSR
 from mmenc_plugin.kernels.score_topk.reference import rows_of
@@ -34,7 +36,7 @@ class Columns:
         if candidates is None:
             return cls(items, bias, None, torch.zeros(0, dtype=torch.int64, device=items.device))
         rows = candidates if targets is None else torch.cat([candidates, targets[1]])
-        rows = rows.unique()
+        rows = torch.unique(rows)
         return cls(items, bias, rows, (~torch.isin(rows, candidates)).nonzero()[:, 0])
 
     def __len__(self) -> int:
@@ -72,7 +74,7 @@ class Spans:
         """Where in the ascending `ordered` the columns of each span lie."""
         starts = torch.tensor([span.start for span in self.all], dtype=torch.int64, device=ordered.device)
         bounds = [*torch.searchsorted(ordered, starts).tolist(), len(ordered)]
-        return [slice(low, high) for low, high in zip(bounds[:-1], bounds[1:], strict=True)]
+        return [slice(low, high) for low, high in pairwise(bounds)]
 
 
 class Tiles:
@@ -85,25 +87,24 @@ class Tiles:
         exclude: CSR of the block: offsets [R + 1] and item rows.
     """
 
-    def __init__(self, users: Tensor, columns: Columns, width: int, exclude: CSR | None) -> None:
+    def __init__(self, users: Tensor, columns: Columns, width: int, exclude: CSR) -> None:
         self.users, self.columns = users, columns
         self.spans = Spans(len(columns), width)
         self._tile = users.new_empty(len(users), width)
         self._closed = self.spans.cut(columns.closed)
-        self._masked = torch.zeros(2, 0, dtype=torch.int64, device=users.device)
-        if exclude is not None:
-            offsets, seen = exclude
-            at, there = columns.of_rows(seen)
-            at, order = at[there].sort()
-            self._masked = torch.stack([rows_of(offsets)[there][order], at])
-        self._masks = self.spans.cut(self._masked[1])
+        at, there = columns.of_rows(exclude[1])
+        at, order = at[there].sort()
+        self._excluded = torch.stack([rows_of(exclude[0])[there][order], at])  # user and column, by column
+        self._masks = self.spans.cut(at)
 
     def raw(self, number: int) -> Tensor:
         """Scores [R, width of the span] of span `number`, nothing masked; a view of the tile."""
         span = self.spans.all[number]
-        scores = self._tile[:, : span.stop - span.start]
-        torch.mm(self.users, self.columns.table(span).to(self.users.dtype).T, out=scores)
-        bias = self.columns.biases(span)
+        table = self.columns.table(span).to(self.users.dtype)
+        # All products are of one shape, the last one too, since others are rounded otherwise: so equal items tie.
+        missing = self._tile.shape[1] - len(table)
+        torch.mm(self.users, functional.pad(table, (0, 0, 0, missing)).T if missing else table.T, out=self._tile)
+        scores, bias = self._tile[:, : len(table)], self.columns.biases(span)
         return scores if bias is None else scores.add_(bias)
 
     def masked(self) -> Iterator[tuple[int, Tensor]]:
@@ -111,7 +112,7 @@ class Tiles:
         for number, span in enumerate(self.spans.all):
             self.raw(number)
             self._tile[:, span.stop - span.start :] = -torch.inf
-            row, column = self._masked[:, self._masks[number]]
+            row, column = self._excluded[:, self._masks[number]]
             self._tile.view(-1).index_fill_(0, row * self._tile.shape[1] + (column - span.start), -torch.inf)
             self._tile.index_fill_(1, self.columns.closed[self._closed[number]] - span.start, -torch.inf)
             yield span.start, self._tile
