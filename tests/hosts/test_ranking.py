@@ -165,6 +165,11 @@ def test_more_items_than_there_are(caplog):
         evaluated(trainer_of(config, model, train), test)
 
 
+def test_a_part_without_users_has_no_result_as_in_recbole():
+    config, model, train, _, test = prepare(fused_ranking=True, eval_args={"split": {"RS": [0.9, 0.1, 0]}})
+    assert trainer_of(config, model, train).evaluate(test, load_best_model=False) is None
+
+
 def test_the_case_study_functions_are_recboles():
     from recbole.utils.case_study import full_sort_scores, full_sort_topk
 

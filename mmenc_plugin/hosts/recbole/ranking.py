@@ -51,7 +51,7 @@ def patch(module: Any) -> None:
 def _ranking_view(trainer: Any, loader: Any) -> Any:
     """The loader, or what stands for it where it is not RecBole's own way that the settings ask for."""
     settings = ranking_settings(trainer.config)
-    if not isinstance(loader, FullSortEvalDataLoader) or loader.is_sequential:
+    if not isinstance(loader, FullSortEvalDataLoader) or loader.is_sequential or not len(loader):
         return loader
     if settings.fused_ranking and (reason := _hindrance(trainer)):
         _warn_once(reason)
