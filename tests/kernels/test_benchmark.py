@@ -1,6 +1,8 @@
 """The benchmark of the kernels: it says no where an answer is wrong, and measures what it says."""
 
 import functools
+import sys
+import types
 
 import pytest
 import torch
@@ -93,6 +95,21 @@ def test_a_slow_side_runs_once(monkeypatch, capsys):
     printed = page(monkeypatch, capsys, doubling(side), "--rounds=3")
     assert len(runs) == 1
     assert "(once)" in next(line for line in printed.splitlines() if line.startswith("| slow"))
+
+
+def test_the_page_of_a_gpu_begins_with_its_ceilings(monkeypatch, capsys):
+    """Everything but the GPU: its clocks are replaced."""
+    ceilings = types.SimpleNamespace(ceilings=lambda: "Ceilings: high.\n")
+    monkeypatch.setitem(sys.modules, "benchmarks.kernels.ceilings", ceilings)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    monkeypatch.setattr(measure, "once", lambda run, device: run() and 0.002)
+    monkeypatch.setattr(measure, "seconds", lambda run, device: 0.002)
+    monkeypatch.setattr(measure, "peak_bytes", lambda run, device: 5_000_000)
+    printed = page(monkeypatch, capsys, doubling(), "--device=cuda")
+    assert printed.index("a GPU") < printed.index("Ceilings: high.") < printed.index("time, ms")
+    ours = next(line for line in printed.splitlines() if line.startswith("| ours"))
+    assert [cell.strip() for cell in ours.split("|")[1:-1]] == ["ours", "2 (2 .. 2)", "1.000", "5", "1.000"]
 
 
 @pytest.mark.parametrize("arguments", [["nothing"], ["--device=tpu"], ["--rounds=0"], ["--threads=0"], ["--nope"]])
