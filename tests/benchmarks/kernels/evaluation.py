@@ -119,4 +119,4 @@ def sides(case: Case, device: str) -> list[Side]:
     ]
 
 
-BENCH = Bench("evaluation", cases, small, inputs, sides, expected, check)
+BENCH = Bench("evaluation", cases, small, inputs, sides, expected, check, "the metrics of RecBole's own way")

@@ -79,11 +79,12 @@ class Bench:
     Attributes:
         name: of the kernel.
         cases: (device, quick) -> the shapes that are timed.
-        small: device -> shapes that are checked against float64 before anything is timed.
+        small: device -> shapes whose answers are checked before anything is timed.
         inputs: (case, device) -> the same tensors at every call.
         sides: (case, device) -> what is compared; the first of role `ours` is what the targets are about.
         expected: (case, inputs, dtype) -> the outputs, computed in that type.
         check: (case, inputs, found, expected, role) -> what is wrong, in words; nothing where all is right.
+        truth: what the small shapes are held against, in words.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Bench:
     sides: Callable[[Case, str], list[Side]]
     expected: Callable[[Case, Inputs, torch.dtype], Outputs]
     check: Callable[[Case, Inputs, Outputs, Outputs, str], list[str]]
+    truth: str = "float64"
 
 
 MemoryOf = Callable[[Side, Inputs], int]
@@ -119,7 +121,7 @@ class Refusal(SystemExit):
 
 
 def check_small(bench: Bench, device: str) -> list[str]:
-    """Hold ours and the plain way against float64 at small and ragged shapes.
+    """Hold ours and the plain way against the truth (float64) at small and ragged shapes.
 
     Returns:
         the sizes of the shapes.

@@ -18,7 +18,6 @@ SLOW = 1.0  # seconds; a GPU side that takes longer is timed in one run a round
 
 def once(run: Callable[[], object], device: str) -> float:
     """Seconds of one run: CPU-seconds of all threads of this process, or between two CUDA events."""
-    gc.collect()
     if device == "cpu":
         start = time.process_time()
         run()

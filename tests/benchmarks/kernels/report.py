@@ -21,8 +21,8 @@ def heading(device: str, threads: int, rounds: int) -> str:
             "CPU-seconds of the process, idle threads asleep (OMP_WAIT_POLICY=PASSIVE)",
         )
     return (
-        f"torch {torch.__version__}, {where}, {rounds} rounds. Time: {time}; median (smallest .. largest of the "
-        "rounds). Memory: peak above the inputs, outputs included. Ratios are to the plain way."
+        f"torch {torch.__version__}, {where}, {rounds} rounds. Time: {time}. Memory: peak above the "
+        "inputs, outputs included. Ratios are to the plain way, in the same round. Median (smallest .. largest)."
     )
 
 
@@ -38,30 +38,38 @@ def _table(result: Result, device: str) -> list[str]:
     unit, factor = ("s", 1) if device == "cpu" else ("ms", 1000)
     rows = [["side", f"time, {unit}", "ratio", "memory, MB", "ratio"]]
     for side, taken in result.seconds.items():
-        spread = f" ({min(taken) * factor:.3g} .. {max(taken) * factor:.3g})" if len(taken) > 1 else " (once)"
-        rows.append(
-            [
-                side,
-                f"{statistics.median(taken) * factor:.3g}{spread}",
-                _number(time_ratio(result, side, PLAIN)),
-                f"{result.memory[side] / 1e6:.0f}",
-                _number(memory_ratio(result, side, PLAIN)),
-            ]
-        )
+        times = _spread([seconds * factor for seconds in taken], 3) + ("" if len(taken) > 1 else " (once)")
+        ratios, share = _time_ratios(result, side, PLAIN), memory_ratio(result, side, PLAIN)
+        memory = f"{result.memory[side] / 1e6:.0f}"
+        rows.append([side, times, _spread(ratios, 2), memory, "" if share is None else f"{share:.3f}"])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
     return [lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]]
 
 
-def _number(ratio: float | None) -> str:
-    return "" if ratio is None else f"{ratio:.3f}"
+def _spread(numbers: list[float], digits: int) -> str:
+    """Median (smallest .. largest), to so many digits; empty without numbers."""
+    if not numbers:
+        return ""
+    shown = (statistics.median(numbers), min(numbers), max(numbers))
+    middle, low, high = (f"{n:.0f}" if n >= 10**digits else f"{n:#.{digits}g}".rstrip(".") for n in shown)
+    return middle if low == high else f"{middle} ({low} .. {high})"
 
 
 def time_ratio(result: Result, side: str, against: str) -> float | None:
-    """Of the medians; None where one of the two was not measured."""
-    if side not in result.seconds or against not in result.seconds:
-        return None
-    return statistics.median(result.seconds[side]) / statistics.median(result.seconds[against])
+    """Median of the rounds' ratios; None where one of the two was not measured."""
+    ratios = _time_ratios(result, side, against)
+    return statistics.median(ratios) if ratios else None
+
+
+def _time_ratios(result: Result, side: str, against: str) -> list[float]:
+    """A ratio a round, in which both ran soon after each other; a side that ran once, to the other's median."""
+    own, other = result.seconds.get(side, []), result.seconds.get(against, [])
+    if not own or not other:
+        return []
+    if len(own) != len(other):
+        return [statistics.median(own) / statistics.median(other)]
+    return [mine / theirs for mine, theirs in zip(own, other, strict=True)]
 
 
 def memory_ratio(result: Result, side: str, against: str) -> float | None:
