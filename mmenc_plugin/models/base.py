@@ -64,6 +64,9 @@ class MultimodalRecommender(nn.Module):
         """The parts of the training loss, by name; each a scalar, to be summed."""
         raise NotImplementedError
 
+    def begin_epoch(self) -> None:
+        """Called before each training epoch: for what is drawn or built anew once an epoch."""
+
     def scores(self, users: Tensor) -> Tensor:
         """Scores [B, I] of all items for the user rows [B]."""
         all_ = self._embeddings()

@@ -83,11 +83,13 @@ class Checkerboard:
         return torch.cat([torch.zeros(1, dtype=torch.int64), out.sum(1).cumsum(0)]), out.nonzero()[:, 1]
 
     def with_other(self, modality: Modality) -> Checkerboard:
-        """The same with every item's features of one modality turned round."""
-        tables = {
-            m: AlignedFeatures(self.features.table(m) * (-1 if m == modality else 1), self.features.present(m))
-            for m in self.features.modalities
-        }
+        """The same with the features of one modality shuffled among the items."""
+        shuffled = torch.randperm(len(self.features.table(modality)), generator=torch.Generator().manual_seed(2))
+        as_they_are = torch.arange(len(shuffled))
+        tables = {}
+        for m in self.features.modalities:
+            order = shuffled if m == modality else as_they_are
+            tables[m] = AlignedFeatures(self.features.table(m)[order], self.features.present(m)[order])
         return replace(self, features=FrozenFeatures(tables))
 
     def batch(self, generator: torch.Generator) -> TripletBatch:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmenc_plugin.kernels.score_loss.problem import Gradients, Needs, Problem, rows_of, transposed
+from mmenc_plugin.kernels.score_loss.problem import Gradients, Needs, Problem, has_positive, rows_of, transposed
 
 TILE = 1 << 24  # scores in memory at once (float32: 64 MB)
 FEWEST_ROWS = 128  # below which chunks of whole rows do not pay
@@ -55,7 +55,7 @@ def losses(p: Problem) -> tuple[Tensor, Tensor, Tensor]:
 
 def gradients(p: Problem, coefficients: Tensor, row_lse: Tensor, column_lse: Tensor, needs: Needs) -> Gradients:
     """Gradients of sum_b coefficients[b] * loss[b], for those of queries, items, scale and bias that are needed."""
-    sums = _Sums(p, needs)
+    sums = _Sums(p, coefficients, needs)
     slopes = _Slopes(p, coefficients, column_lse)
     for tile in _Tiling(p):
         slopes.from_scores_(tile, row_lse[tile.rows])
@@ -69,7 +69,7 @@ def at_once(p: Problem, coefficients: Tensor, needs: Needs) -> tuple[Tensor, Gra
     if p.symmetric or tiling.width < p.n_columns:
         loss, row_lse, column_lse = losses(p)
         return loss, gradients(p, coefficients, row_lse, column_lse, needs)
-    sums, slopes = _Sums(p, needs), _Slopes(p, coefficients, p.scale.new_empty(0))
+    sums, slopes = _Sums(p, coefficients, needs), _Slopes(p, coefficients, p.scale.new_empty(0))
     row_lse = p.scale.new_empty(len(p.queries))
     for tile in tiling:
         tiling.keep_positives(tile)
@@ -149,37 +149,40 @@ class _Sorted:
 
 
 class _Slopes:
-    """Turns a tile's scores into the loss's derivatives by them: coefficient * (softmax - share of the positives)."""
+    """Turns a tile's scores into the loss's derivatives by them, in place.
+
+    Without `symmetric` that is softmax - share of the positives, still to be multiplied by the query's coefficient:
+    rather on its D numbers than here on its N.
+    """
 
     def __init__(self, p: Problem, coefficients: Tensor, column_lse: Tensor) -> None:
         counts = p.targets[0].diff()
-        half = 0.5 if p.symmetric else 1.0
         self.symmetric = p.symmetric
-        self.of_row = (half * coefficients.to(p.dtype)).where(counts > 0, 0)
-        self.row_share = self.of_row / counts.clamp(min=1)
+        self.dead = counts == 0  # queries without a positive, whose scores may all be -inf
+        self.any_dead = bool(self.dead.any())
+        self.row_share = 1 / counts.clamp(min=1).to(p.dtype)
         if p.symmetric:
             counts = transposed(p.targets, p.n_columns)[0].diff()
-            self.of_column = (half * coefficients.to(p.dtype)).where(counts > 0, 0)
+            half = coefficients.to(p.dtype) / 2
+            self.of_row, self.of_column = half.where(~self.dead, 0), half.where(counts > 0, 0)
+            self.row_share *= self.of_row
             self.column_share = self.of_column / counts.clamp(min=1)
-            self.column_lse = column_lse
+            self.column_lse = column_lse.where(counts > 0, torch.inf)
 
     def from_scores_(self, tile: _Tile, row_lse: Tensor) -> None:
-        """In place, by the log-sum-exps of whole rows (and columns)."""
+        """By the log-sum-exps of whole rows (and columns)."""
         by_column = None
         if self.symmetric:
-            by_column = _scaled_exp_(
-                tile.scores.T.clone(), self.column_lse[tile.columns], self.of_column[tile.columns]
-            ).T
-        _scaled_exp_(tile.scores, row_lse, self.of_row[tile.rows])
+            by_column = (tile.scores - self.column_lse[tile.columns]).exp_().mul_(self.of_column[tile.columns])
+        tile.scores.sub_(row_lse.where(~self.dead[tile.rows], torch.inf)[:, None]).exp_()
         if by_column is not None:
-            tile.scores += by_column
+            tile.scores.mul_(self.of_row[tile.rows, None]).add_(by_column)
         self._less_positives_(tile)
 
     def from_softmax_(self, tile: _Tile) -> None:
-        """In place, where the tile holds the softmax of whole rows."""
-        factor = self.of_row[tile.rows]
-        tile.scores *= factor[:, None]
-        tile.scores[factor == 0] = 0  # a row without positives may be wholly -inf, its softmax NaN
+        """Where the tile holds the softmax of whole rows."""
+        if self.any_dead:
+            tile.scores.masked_fill_(self.dead[tile.rows, None], 0)
         self._less_positives_(tile)
 
     def _less_positives_(self, tile: _Tile) -> None:
@@ -193,11 +196,14 @@ class _Slopes:
 class _Sums:
     """Adds up the gradients over the tiles."""
 
-    def __init__(self, p: Problem, needs: Needs) -> None:
+    def __init__(self, p: Problem, coefficients: Tensor, needs: Needs) -> None:
         self.p, (self.queries_too, self.items_too, self.scale_too, self.bias_too) = p, needs
-        self.plain, self.scaled = p.queries.to(p.dtype), p.queries.to(p.dtype) * p.scale
+        of_row = coefficients.to(p.dtype).where(has_positive(p), 0)
+        self.of_row = torch.ones_like(of_row) if p.symmetric else of_row
+        self.plain = p.queries.to(p.dtype) * self.of_row[:, None]
+        self.scaled = self.plain * p.scale
         with_queries = self.queries_too or self.scale_too
-        self.queries = torch.zeros_like(self.plain) if with_queries else None  # without the scale
+        self.queries = torch.zeros_like(self.plain) if with_queries else None  # still without coefficient and scale
         self.items = p.scale.new_zeros(p.items.shape) if self.items_too else None
         self.bias = p.scale.new_zeros(p.n_columns) if self.bias_too else None
 
@@ -207,7 +213,7 @@ class _Sums:
         if self.queries is not None:
             self.queries[tile.rows].addmm_(slopes, tile.keys)
         if self.bias is not None:
-            self.bias[tile.columns] += slopes.sum(0)
+            self.bias[tile.columns] += self.of_row[tile.rows] @ slopes
         if self.items is None:
             return
         if self.p.item_ids is None:
@@ -217,10 +223,10 @@ class _Sums:
 
     def gradients(self) -> Gradients:
         """Of queries, items, scale and bias; None where not needed."""
-        scale = None
-        if self.scale_too and self.queries is not None:
-            scale = (self.plain * self.queries).sum()
-        queries = self.queries.mul_(self.p.scale) if self.queries_too and self.queries is not None else None
+        scale = queries = None
+        if self.queries is not None:
+            scale = (self.plain * self.queries).sum() if self.scale_too else None
+            queries = self.queries.mul_(self.of_row[:, None] * self.p.scale) if self.queries_too else None
         return queries, self.items, scale, self.bias
 
 
@@ -253,15 +259,6 @@ def _softmax_(scores: Tensor) -> Tensor:
     top = scores.amax(1)
     torch.softmax(scores, 1, out=scores)
     return top - scores.amax(1).log_()
-
-
-def _scaled_exp_(scores: Tensor, lse: Tensor, factor: Tensor) -> Tensor:
-    """factor[r] * exp(scores[r] - lse[r]) in place; the factor joins the exponent, which spares a pass."""
-    shift = (lse - factor.abs().log()).where(factor != 0, torch.inf)
-    scores.sub_(shift[:, None]).exp_()
-    if bool((factor < 0).any()):
-        scores.mul_(factor.sign()[:, None])
-    return scores
 
 
 def _less_mean(lse: Tensor, groups: Tensor, scores: Tensor) -> Tensor:

@@ -80,6 +80,14 @@ def at_once(*inputs: Any) -> tuple[Tensor, ...]:
     return total, *_in_their_types(found, inputs_)
 
 
+@torch.library.custom_op(
+    "mmenc::score_loss_scaled", mutates_args=(), schema="(Tensor gradient, Tensor factor, Tensor of) -> Tensor"
+)
+def scaled(gradient: Tensor, factor: Tensor, of: Tensor) -> Tensor:
+    """Gradient * factor. An operator of the input `of`, with no derivative: a second one is an error and not zero."""
+    return gradient * factor.to(gradient.dtype)
+
+
 def _coefficients(p: Problem, weights: Tensor | None, mean: bool) -> Tensor:
     """What each query's loss counts: its weight, over the sum of all weights for a mean; 0 without a positive."""
     counts = has_positive(p).to(p.dtype)
@@ -120,6 +128,11 @@ def _(*inputs: Any) -> tuple[Tensor, ...]:
     return _fake_gradients(inputs, inputs[-1])
 
 
+@scaled.register_fake
+def _(gradient: Tensor, factor: Tensor, of: Tensor) -> Tensor:
+    return torch.empty_like(gradient)
+
+
 @at_once.register_fake
 def _(*inputs: Any) -> tuple[Tensor, ...]:
     return inputs[0].new_empty((), dtype=_computed_in(inputs[0])), *_fake_gradients(inputs, inputs[-1])
@@ -145,32 +158,34 @@ def _set_up_each(ctx: Any, inputs: Any, output: Any) -> None:
 def _each_backward(ctx: Any, loss: Tensor | None, *others: Tensor | None) -> tuple[Tensor | None, ...]:
     if loss is None:
         return (None,) * 11
-    needs = list(ctx.needs_input_grad[:4])
-    inputs = (*ctx.saved_tensors[:9], ctx.symmetric, ctx.scorer)
-    found = each_backward(*inputs, loss, *ctx.saved_tensors[9:], needs)
+    needs, saved = list(ctx.needs_input_grad[:4]), ctx.saved_tensors
+    found = each_backward(*saved[:9], ctx.symmetric, ctx.scorer, loss, *saved[9:], needs)
     return (*(g if need else None for g, need in zip(found, needs, strict=True)), *(None,) * 7)
 
 
 def _set_up_at_once(ctx: Any, inputs: Any, output: Any) -> None:
     ctx.needs = inputs[-1]
-    ctx.save_for_backward(*output[1:])
+    ctx.save_for_backward(*output[1:], *inputs[:4])
+    ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
 
 
 def _at_once_backward(ctx: Any, total: Tensor | None, *others: Tensor | None) -> tuple[Any, ...]:
-    if any(gradient is not None for gradient in others):
-        raise RuntimeError("score_loss has no second derivative; take reduction='none' if you need the first alone.")
     if total is None:
         return (None,) * 14
-    found = (_times(g, total) if need else None for g, need in zip(ctx.saved_tensors, ctx.needs, strict=True))
+    saved = ctx.saved_tensors
+    found = (
+        _times(g, total, of) if need else None for g, of, need in zip(saved[:4], saved[4:], ctx.needs, strict=True)
+    )
     return (*found, *(None,) * 10)
 
 
-def _times(gradient: Tensor, factor: Tensor) -> Tensor:
+def _times(gradient: Tensor, factor: Tensor, of: Tensor) -> Tensor:
     """Their product, without a copy where the factor is seen to be 1 (a plain loss.backward())."""
-    if not torch.compiler.is_compiling() and factor.device.type == "cpu" and float(factor) == 1:
+    seen = type(factor) is Tensor and factor.device.type == "cpu"  # it has a value, which costs no waiting to read
+    if seen and not torch.is_grad_enabled() and float(factor) == 1:
         return gradient
-    return gradient * factor.to(gradient.dtype)
+    return scaled(gradient, factor, of)  # type: ignore[no-any-return]
 
 
 each.register_autograd(_each_backward, setup_context=_set_up_each)

@@ -1,0 +1,132 @@
+"""Sparse graphs: of users and items by their interactions, and of items by their features."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from mmenc_plugin.types import Interactions
+
+
+class Graph(nn.Module):
+    """A constant sparse matrix [N, M] that multiplies embeddings.
+
+    It lies in CSR, with its transpose beside it for the gradient unless it is symmetric; neither is saved with the
+    model. Pairs that are given several times are summed.
+
+    Args:
+        rows: [E] of 0..N-1.
+        columns: [E] of 0..M-1.
+        values: [E].
+        shape: (N, M).
+        symmetric: whether it equals its transpose, which then is not made.
+    """
+
+    def __init__(
+        self, rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int], symmetric: bool = False
+    ) -> None:
+        super().__init__()
+        self.shape, self.symmetric = shape, symmetric
+        self._keep("forth", *_csr(rows, columns, values, shape))
+        if not symmetric:
+            self._keep("back", *_csr(columns, rows, values, (shape[1], shape[0])))
+
+    def _keep(self, name: str, *parts: Tensor) -> None:
+        for part, tensor in zip(("offsets", "columns", "values"), parts, strict=True):
+            self.register_buffer(f"{name}_{part}", tensor, persistent=False)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """[N, D] of embeddings [M, D]."""
+        return cast(Tensor, _Product.apply(embeddings, self))  # type: ignore[no-untyped-call]
+
+    def matrix(self, transposed: bool = False) -> Tensor:
+        """The sparse CSR tensor."""
+        name = "back" if transposed and not self.symmetric else "forth"
+        offsets, columns, values = (getattr(self, f"{name}_{part}") for part in ("offsets", "columns", "values"))
+        shape = self.shape[::-1] if transposed else self.shape
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch calls the layout new
+            return torch.sparse_csr_tensor(offsets, columns, values, shape, check_invariants=False)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Graph:
+        twin = copy.copy(self)  # a graph never changes: its tensors are shared
+        twin._buffers = dict(self._buffers)
+        return twin
+
+
+class _Product(torch.autograd.Function):
+    """Graph times embeddings, whose gradient is the transposed graph times what comes from above."""
+
+    @staticmethod
+    def forward(ctx: Any, embeddings: Tensor, graph: Graph) -> Tensor:
+        ctx.graph = graph
+        return graph.matrix() @ embeddings
+
+    @staticmethod
+    def backward(ctx: Any, *above: Tensor) -> tuple[Tensor, None]:
+        return ctx.graph.matrix(transposed=True) @ above[0].contiguous(), None
+
+
+def distinct(interactions: Interactions) -> tuple[Tensor, Tensor]:
+    """The users [E] and items [E] of the training pairs, each pair once, by rising user."""
+    pairs = torch.unique(interactions.users * interactions.n_items + interactions.items)
+    return pairs // interactions.n_items, pairs % interactions.n_items
+
+
+def bipartite(users: Tensor, items: Tensor, n_users: int, n_items: int) -> Graph:
+    """D^-1/2 A D^-1/2 of the graph whose first n_users nodes are users and the others items.
+
+    He et al., "LightGCN", SIGIR 2020, equation 8; a node without neighbours has a row of zeros.
+
+    Args:
+        users: [E] of the distinct pairs.
+        items: [E].
+        n_users: U.
+        n_items: I.
+    """
+    n = n_users + n_items
+    weights = (degrees(users, n_users)[users] * degrees(items, n_items)[items]).rsqrt()
+    rows, columns = torch.cat([users, items + n_users]), torch.cat([items + n_users, users])
+    return Graph(rows, columns, torch.cat([weights, weights]), (n, n), symmetric=True)
+
+
+def degrees(ids: Tensor, n: int) -> Tensor:
+    """[n] how often each of 0..n-1 occurs, as float32."""
+    return torch.bincount(ids, minlength=n).float()
+
+
+def symmetrically_normalised(rows: Tensor, columns: Tensor, values: Tensor, n: int) -> Tensor:
+    """[E] the values of D^-1/2 A D^-1/2 of n nodes, D the sums of the rows of A; zero where a sum is not positive."""
+    sums = torch.zeros(n, dtype=values.dtype, device=values.device).index_add_(0, rows, values)
+    root = sums.clamp(min=0).rsqrt().where(sums > 0, 0)
+    return root[rows] * values * root[columns]
+
+
+def light_gcn(graph: Graph, users: Tensor, items: Tensor, n_layers: int) -> tuple[Tensor, Tensor]:
+    """Mean over the layers 0..n_layers of graph^l times the embeddings (LightGCN, equations 7 and 11).
+
+    Args:
+        graph: [U + I, U + I].
+        users: [U, D].
+        items: [I, D].
+        n_layers: L, at least 0.
+
+    Returns:
+        [U, D] and [I, D].
+    """
+    layer = total = torch.cat([users, items])
+    for _ in range(n_layers):
+        layer = graph(layer)
+        total = total + layer
+    return tuple(torch.split(total / (n_layers + 1), [len(users), len(items)]))  # type: ignore[return-value]
+
+
+def _csr(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    keys, place = torch.unique(rows * shape[1] + columns, return_inverse=True)
+    summed = torch.zeros(len(keys), dtype=values.dtype, device=values.device).index_add_(0, place, values)
+    starts = torch.arange(shape[0] + 1, device=keys.device) * shape[1]
+    return torch.searchsorted(keys, starts), keys % shape[1], summed

@@ -1,0 +1,69 @@
+"""Graphs: the sparse product and its gradient against the dense matrix."""
+
+import copy
+
+import pytest
+import torch
+
+from mmenc_plugin.models.blocks.graph import Graph, bipartite, distinct, light_gcn, symmetrically_normalised
+from mmenc_plugin.types import Interactions
+
+USERS, ITEMS = torch.tensor([0, 0, 1, 3, 3, 3]), torch.tensor([1, 2, 1, 0, 1, 2])
+
+
+def dense_bipartite():
+    """D^-1/2 A D^-1/2 by hand: 4 users, 4 items; user 2 and item 3 have nobody."""
+    a = torch.zeros(8, 8, dtype=torch.float64)
+    a[USERS, ITEMS + 4] = 1
+    a = a + a.T
+    degree = a.sum(1)
+    root = degree.clamp(min=1).rsqrt() * (degree > 0)
+    return root[:, None] * a * root[None, :]
+
+
+def test_repeated_pairs_are_summed_and_the_product_is_the_dense_one():
+    rows, columns = torch.tensor([2, 0, 0, 2]), torch.tensor([1, 3, 3, 0])
+    values = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+    dense = torch.zeros(3, 4, dtype=torch.float64).index_put_((rows, columns), values, accumulate=True)
+    graph, x = Graph(rows, columns, values, (3, 4)), torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(graph(x), dense @ x)
+    assert torch.autograd.gradcheck(graph, (x,))
+    torch.testing.assert_close(graph.matrix(transposed=True).to_dense(), dense.T)
+
+
+def test_the_bipartite_graph_is_symmetrically_normalised():
+    graph = bipartite(USERS, ITEMS, 4, 4).double()
+    torch.testing.assert_close(graph.matrix().to_dense(), dense_bipartite(), rtol=1e-6, atol=1e-7)
+    x = torch.randn(8, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(graph, (x,))  # by the matrix itself, which equals its transpose
+
+
+def test_pairs_are_taken_once():
+    inter = Interactions(torch.tensor([1, 0, 1, 1]), torch.tensor([2, 1, 2, 0]), 2, 3)
+    users, items = distinct(inter)
+    assert (users.tolist(), items.tolist()) == ([0, 1, 1], [1, 0, 2])
+
+
+@pytest.mark.parametrize("n_layers", [0, 1, 3])
+def test_light_gcn_is_the_mean_of_the_powers(n_layers):
+    users, items = torch.randn(4, 3, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)
+    x, matrix = torch.cat([users, items]), dense_bipartite()
+    expected = sum(torch.linalg.matrix_power(matrix, layer) @ x for layer in range(n_layers + 1)) / (n_layers + 1)
+    found = light_gcn(bipartite(USERS, ITEMS, 4, 4).double(), users, items, n_layers)
+    torch.testing.assert_close(torch.cat(found), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_normalising_leaves_empty_rows_empty():
+    rows, columns = torch.tensor([0, 0, 1]), torch.tensor([1, 0, 0])
+    values = symmetrically_normalised(rows, columns, torch.tensor([3.0, 1.0, 4.0]), 3)
+    torch.testing.assert_close(values, torch.tensor([3.0 / 4, 1.0 / 4, 1.0]))
+    assert not symmetrically_normalised(rows, columns, torch.zeros(3), 3).any()
+
+
+def test_a_graph_is_not_saved_and_copies_share_it():
+    graph = bipartite(USERS, ITEMS, 4, 4)
+    twin = copy.deepcopy(graph)
+    assert not graph.state_dict()
+    assert twin.forth_values.data_ptr() == graph.forth_values.data_ptr()
+    twin.double()
+    assert graph.forth_values.dtype == torch.float32
