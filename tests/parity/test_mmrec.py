@@ -45,6 +45,21 @@ TWINS = {
             "projections.text.bias": "text_trs.bias",
         },
     ),
+    "LATTICE": Twin(
+        {
+            "knn_k": 5, "content_size": 8, "reg_weight": 0.1, "graph_gradient": "first_step", "normalise": "sum",
+            "propagation": "averaging",
+        },
+        {
+            "user_id.weight": "user_embedding.weight",
+            "item_id.weight": "item_id_embedding.weight",
+            "projections.image.weight": "image_trs.weight",
+            "projections.image.bias": "image_trs.bias",
+            "projections.text.weight": "text_trs.weight",
+            "projections.text.bias": "text_trs.bias",
+            "importance": "modal_weight",
+        },
+    ),
 }  # fmt: skip
 
 
