@@ -44,6 +44,7 @@ class LATTICESettings(ModelSettings):
         "symmetric", description="of users and items: LightGCN's, or (authors' code) means of neighbours and itself"
     )
 
+
 # The share of a modality, its graph of raw features, and the places and values of its learned one.
 Latent = tuple[Tensor, nn.Module, Pattern, Tensor]
 
@@ -129,7 +130,7 @@ class LATTICE(MultimodalRecommender):
         """Which items are neighbours by the projected features [I, D] of each modality; in training, for the epoch."""
         if self.training and len(self.patterns):
             return list(self.patterns.values())  # type: ignore[arg-type]
-        chosen = {}
+        chosen: dict[str, Pattern] = {}
         for m, unit in zip(self.features.modalities, units, strict=True):
             edges = nearest_rows(unit.detach() * self.features.present(m)[:, None], self.options.knn_k)
             chosen[m] = Pattern(edges.rows, edges.columns, (self.n_items, self.n_items))

@@ -27,6 +27,10 @@ class Pattern(nn.Module):
 
     rows: Tensor
     columns: Tensor
+    offsets: Tensor
+    back: Tensor
+    back_rows: Tensor
+    back_offsets: Tensor
 
     def __init__(self, rows: Tensor, columns: Tensor, shape: tuple[int, int]) -> None:
         super().__init__()
