@@ -69,7 +69,7 @@ class Pattern(nn.Module):
             if transposed:
                 parts = (self.back_offsets, self.back_rows, values[self.back])
             shape = self.shape[::-1] if transposed else self.shape
-            return torch.sparse_csr_tensor(*parts, shape, check_invariants=False)  # type: ignore[arg-type]
+            return torch.sparse_csr_tensor(*parts, shape, check_invariants=False)
 
 
 class _Multiply(torch.autograd.Function):
