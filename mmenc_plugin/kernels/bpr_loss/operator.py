@@ -198,7 +198,9 @@ def _backward(ctx: Any, gradient: Tensor | None, *_: Any) -> tuple[Tensor | None
     if gradient is None:
         return (None,) * 14
     if ctx.sparse:
-        found: Gradients = _gradients(gradient, *ctx.saved_tensors, ctx.reduction, needs, ctx.scorer, True)
+        found: Gradients = _gradients(
+            gradient, *ctx.saved_tensors, reduction=ctx.reduction, needs=needs, scorer=ctx.scorer, sparse=True
+        )
     else:
         dense = bpr_loss_backward_op(gradient, *ctx.saved_tensors, ctx.reduction, needs, ctx.scorer)
         found = cast(Gradients, tuple(g if need else None for g, need in zip(dense, needs, strict=True)))
