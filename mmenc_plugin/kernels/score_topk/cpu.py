@@ -93,7 +93,7 @@ class _Best:
     """
 
     def __init__(self, users: Tensor, k: int) -> None:
-        self.k, self.waiting = k, max(k, WAITING)
+        self.k, self.waiting = k, max(2 * k, WAITING)
         self.scores = users.new_full((len(users), k + self.waiting), -torch.inf)
         self.columns = torch.zeros_like(self.scores, dtype=torch.int64)
         self.counts = torch.zeros(len(users), dtype=torch.int64, device=users.device)
@@ -107,22 +107,29 @@ class _Best:
         """
         peaks = tile.view(len(tile), -1, GROUP).amax(2)  # NaN where any of the group is
         row, group = (peaks <= self.worst[:, None]).logical_not_().nonzero(as_tuple=True)
-        if len(row) * 4 > peaks.numel():
-            self._take_whole(start, tile)
-            return
-        scores = tile.view(-1, GROUP).index_select(0, row * peaks.shape[1] + group)
-        passed, within = (scores <= self.worst[row, None]).logical_not_().nonzero(as_tuple=True)
-        scores, row, column = scores[passed, within], row[passed], start + group[passed] * GROUP + within
-        _refuse_nan(scores)
+        if len(row) * 2 > peaks.numel():
+            row, column, scores = self._best_of(tile)
+        else:
+            scores = tile.view(-1, GROUP).index_select(0, row * peaks.shape[1] + group)
+            passed, within = (scores <= self.worst[row, None]).logical_not_().nonzero(as_tuple=True)
+            scores, row, column = scores[passed, within], row[passed], group[passed] * GROUP + within
+            _refuse_nan(scores)
         fresh = torch.bincount(row, minlength=len(tile))
+        if bool((self.counts + fresh > self.waiting).any()):
+            self._settle(self.scores, self.columns)
         if bool((fresh > self.waiting).any()):
             self._take_whole(start, tile)
             return
-        if bool((self.counts + fresh > self.waiting).any()):
-            self._settle(self.scores, self.columns)
         place = self.k + self.counts[row] + torch.arange(len(row), device=row.device) - (fresh.cumsum(0) - fresh)[row]
-        self.scores[row, place], self.columns[row, place] = scores, column
+        self.scores[row, place], self.columns[row, place] = scores, column + start
         self.counts += fresh
+
+    def _best_of(self, tile: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Row, column and score of what is among the k best of the tile: few, but for ties, even if all is good."""
+        _refuse_nan(tile)
+        worst = tile.topk(min(self.k, tile.shape[1]), dim=1, sorted=False).values.amin(1, keepdim=True)
+        row, column = ((tile >= worst) & (tile > self.worst[:, None])).nonzero(as_tuple=True)
+        return row, column, tile[row, column]
 
     def ranked(self) -> tuple[Tensor, Tensor]:
         """Scores [R, k] and columns [R, k], best first, equal scores by the smaller column."""
@@ -132,8 +139,7 @@ class _Best:
         return scores, self.columns[:, : self.k].gather(1, order)
 
     def _take_whole(self, start: int, tile: Tensor) -> None:
-        """For where most groups have something to give: the first tiles, and scores that rise with the column."""
-        _refuse_nan(tile)
+        """For where most scores are equal, or k is large."""
         columns = torch.arange(start, start + tile.shape[1], device=tile.device).expand(len(tile), -1)
         self._settle(torch.cat([self.scores, tile], 1), torch.cat([self.columns, columns], 1))
 
