@@ -90,6 +90,26 @@ class FeatureSettings(Settings):
         return self.encoder[modality]
 
 
+class RankingSettings(Settings):
+    """How an evaluation ranks all items, and which implementation of the kernels computes."""
+
+    fused_ranking: bool = Field(
+        True,
+        description="full ranking without the matrix of users and items, with RecBole's values of the metrics; "
+        "for RecBole's own models off unless it is set",
+    )
+    ranking_mask: Literal["seen", "train"] = Field(
+        "seen",
+        description="items that an evaluation does not rank for a user. seen: those of the training part, and in the "
+        "test those of the validation part too (RecBole); train: those of the training part alone (MMRec)",
+    )
+    scorer: Literal["auto", "triton", "cpu", "reference"] = Field(
+        "auto",
+        description="implementation of the kernels. auto: triton where it can run, else cpu, which is blockwise torch "
+        "and runs on any device; reference: the mathematics, with whole matrices",
+    )
+
+
 class ModelSettings(Settings):
     """What every model has."""
 

@@ -6,6 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 HELP = "versions, host repairs, device, what is missing and the line that mends it"
 DESCRIPTION = "Look at this installation. The exit status is 1 if something must be mended."
@@ -121,12 +125,28 @@ def _repairs() -> None:
 def _device() -> None:
     import torch
 
-    from mmenc_plugin.kernels import KERNELS
-
     print("\nDEVICE")
     if torch.cuda.is_available():
         print(f"  {torch.cuda.get_device_name()} (RecBole takes the one that gpu_id names)")
     else:
         print(f"  no GPU that torch can use; the CPU with {torch.get_num_threads()} threads")
+    _kernels(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _kernels(device: torch.device) -> None:
+    """The implementation of each kernel that `scorer: auto` takes on the device, and why it is not Triton."""
+    import torch
+
+    from mmenc_plugin.kernels import KERNELS
+    from mmenc_plugin.kernels.dispatch import choose, obstacle
+
+    print(
+        f"  triton {_version('triton') or 'not installed; a GPU needs it for the Triton kernels: pip install triton'}"
+    )
     for name, (_, implementations) in KERNELS.items():
-        print(f"  kernel {name}: {implementations[0]}")
+        chosen = choose(name, "auto", torch.empty(0, device=device)) if "triton" in implementations else "cpu"
+        reason = obstacle(device) if "triton" in implementations else "this kernel has no Triton implementation"
+        note = (
+            f"; not triton: {reason or 'that runs in its interpreter, which is for tests'}" if chosen == "cpu" else ""
+        )
+        print(f"  kernel {name}: {chosen}{note}")

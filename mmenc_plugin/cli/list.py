@@ -79,9 +79,9 @@ def _kernels() -> Table:
 
 def _settings() -> Table:
     from mmenc_plugin import models
-    from mmenc_plugin.settings import FeatureSettings, Settings
+    from mmenc_plugin.settings import FeatureSettings, RankingSettings, Settings
 
-    kinds: list[tuple[str, type[Settings]]] = [("all", FeatureSettings)]
+    kinds: list[tuple[str, type[Settings]]] = [("all", FeatureSettings), ("all", RankingSettings)]
     kinds += [(name, model.settings) for name, model in models.registry]
     rows = [
         (owner, name, str(field.get_default(call_default_factory=True)), field.description or "")

@@ -40,5 +40,7 @@ def main(args: argparse.Namespace, rest: Sequence[str]) -> int:
     results = run_with_baselines(launch, baselines)
     mode = config["eval_args"]["mode"]["test"]
     ranking = "full ranking" if mode == "full" else f"ranking of sampled items ({mode})"
+    if config["ranking_mask"] == "train":
+        ranking += " without the training items alone (ranking_mask: train)"
     print("\n" + result_table(results, f"{args.dataset}, test set, {ranking}, seed {config['seed']}"))
     return 0

@@ -62,6 +62,7 @@ BROKEN = {
     "processes on the CPU": "'backend=\"nccl\"' in source('config/configurator.py')",
     "gradients between CPU processes": "'device_ids=[config[\"local_rank\"]]' in source('trainer/trainer.py')",
     "one checkpoint of several processes": "'barrier' not in source('trainer/trainer.py')",
+    "metrics of the whole list": "'_data_dict[key].cpu()' in source('evaluator/collector.py')",
     "warnings": "'torch.cuda.amp' in source('trainer/trainer.py')",
 }
 PROBE = """

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from mmenc_plugin import models
 from mmenc_plugin.hosts.recbole import config as our_config
+from mmenc_plugin.hosts.recbole.ranking_config import ranking_settings
+from mmenc_plugin.kernels.dispatch import set_scorer
 from mmenc_plugin.types import Interactions, TripletBatch
 
 
@@ -22,6 +24,7 @@ class RecboleModel(GeneralRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
+        set_scorer(ranking_settings(config).scorer)
         settings = our_config.model_settings(config, self.mmenc_name)
         self.model = models.build(self.mmenc_name, settings, dataset.item_features(), self._interactions(dataset))
         # the feature tables are equal everywhere: DistributedDataParallel need not send them at each step

@@ -15,9 +15,10 @@ from pydantic import ConfigDict, Field
 from mmenc_plugin import models
 from mmenc_plugin.data.atomic import read_header
 from mmenc_plugin.errors import DataError, SettingsError, unknown_name
+from mmenc_plugin.hosts.recbole.ranking_config import check_ranking
 from mmenc_plugin.models.base import ModelSettings
 from mmenc_plugin.resources import resource_dir
-from mmenc_plugin.settings import FeatureSettings, Settings, check_keys, validate
+from mmenc_plugin.settings import FeatureSettings, RankingSettings, Settings, check_keys, validate
 
 # Scores in one batch of full ranking (64 MB): RecBole's 4096 means one user at a time above 4096 items.
 _FULL_RANKING_BATCH = 16_000_000
@@ -104,7 +105,11 @@ def needs(features: FeatureSettings, content: Literal["image", "text"]) -> bool:
 
 def plugin_keys(model: str) -> set[str]:
     """The keys that the plugin adds to RecBole's for one of its models."""
-    return set(FeatureSettings.model_fields) | set(models.registry.get(model).settings.model_fields)
+    return {field for kind in _our_kinds(model) for field in kind.model_fields}
+
+
+def _our_kinds(model: str) -> tuple[type[Settings], ...]:
+    return FeatureSettings, RankingSettings, models.registry.get(model).settings
 
 
 def _pick(config: Mapping[str, Any], kind: type[Settings]) -> dict[str, Any]:
@@ -170,7 +175,7 @@ def _add_our_defaults(config: Any, file: str) -> None:
     """After RecBole's overall.yaml the model's settings and its YAML, after its sample.yaml the data set's YAML."""
     defaults, ours = config.internal_config_dict, is_ours(config.model)
     if Path(file).name == "overall.yaml" and ours:
-        for kind in (FeatureSettings, models.registry.get(config.model).settings):
+        for kind in _our_kinds(config.model):
             fields = kind.model_fields.items()
             defaults.update({name: field.get_default(call_default_factory=True) for name, field in fields})
         defaults.update(_own_yaml(config, "model", config.model))
@@ -194,12 +199,13 @@ def _find_bundled_data(config: Any) -> None:
 
 def _check(config: Any) -> None:
     """Everything that can be wrong is found here, before any data is read."""
+    ranking = check_ranking(config)
     if not is_ours(config.model):
         return
     _check_given_keys(config)
     final = config.final_config_dict
     settings, features = model_settings(final, config.model), feature_settings(final)
-    final.update(settings.model_dump(), **features.model_dump())
+    final.update({**settings.model_dump(), **features.model_dump(), **ranking.model_dump()})
     modes = final["eval_args"]["mode"].values()
     if "eval_batch_size" not in config.external_config_dict and set(modes) == {"full"}:
         final["eval_batch_size"] = _FULL_RANKING_BATCH
@@ -256,7 +262,8 @@ def _check_mappings(final: Mapping[str, Any]) -> None:
 def _check_valid_metric(final: Mapping[str, Any]) -> None:
     metrics, topk = [m.lower() for m in final["metrics"]], final["topk"]
     ranking = final["eval_type"].name == "RANKING"
-    names = [f"{metric}@{k}" for metric in metrics for k in topk] if ranking else metrics
+    names = [f"{metric}@{k}" for metric in metrics if metric != "gauc" for k in topk] if ranking else metrics
+    names += ["gauc"] * (ranking and "gauc" in metrics)
     if str(final["valid_metric"]).lower() not in names:
         raise SettingsError(
             f"valid_metric is {final['valid_metric']}, which is not among metrics {final['metrics']} at topk {topk}. "

@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 _MODELS = "recbole.model.general_recommender."
-_HOOKED = {"recbole.config.configurator", "recbole.trainer", "recbole.data.dataset"}
+_HOOKED = {"recbole.config.configurator", "recbole.trainer", "recbole.trainer.trainer", "recbole.data.dataset"}
 
 
 def find_spec(name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
@@ -89,6 +89,10 @@ def _patch(module: ModuleType) -> None:
         from mmenc_plugin.hosts.recbole import config
 
         config.patch(module.Config)
+    elif module.__name__ == "recbole.trainer.trainer":
+        from mmenc_plugin.hosts.recbole import ranking
+
+        ranking.patch(module)
     elif module.__name__ in _HOOKED:
         suffix = "Trainer" if module.__name__ == "recbole.trainer" else "Dataset"
         module.__getattr__ = _resolver(module, suffix)  # type: ignore[method-assign]

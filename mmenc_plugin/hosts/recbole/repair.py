@@ -184,6 +184,24 @@ def _one_checkpoint(module: Any) -> None:
     trainer.__init__, trainer._save_checkpoint = __init__, _save_checkpoint
 
 
+# metrics ----------------------------------------------------------------------------------------
+
+
+def _keep_counts(module: Any) -> None:
+    """Hide what is no tensor (numbers and counts of items and users) from the step that moves all to the CPU."""
+    original = module.Collector.get_data_struct
+
+    def get_data_struct(self: Any) -> Any:
+        values = self.data_struct._data_dict
+        counts = {name: values.pop(name) for name in list(values) if not hasattr(values[name], "cpu")}
+        struct = original(self)
+        for holder in (self.data_struct, struct):
+            holder._data_dict.update(counts)
+        return struct
+
+    module.Collector.get_data_struct = get_data_struct
+
+
 # scipy ------------------------------------------------------------------------------------------
 
 
@@ -273,6 +291,9 @@ REPAIRS: tuple[Repair, ...] = (
            "gives DistributedDataParallel a GPU's number (trainer.py:79)", _always, _ddp_on_cpu),
     Repair("one checkpoint of several processes", "recbole.trainer.trainer",
            "each names its own and reads it while it is written (trainer.py:133, 583)", _always, _one_checkpoint),
+    Repair("metrics of the whole list", "recbole.evaluator.collector",
+           "ItemCoverage, AveragePopularity, GiniIndex and TailPercentage stop at a number's .cpu() (collector.py:227)",
+           _always, _keep_counts),
     Repair("warnings", "recbole", "the repaired places, and others, warn of what a user cannot mend",
            _always, _silence_warnings),
 )  # fmt: skip

@@ -79,7 +79,8 @@ def run_with_baselines(launch: Launch, baselines: Sequence[str]) -> dict[str, di
 
 def _shared_settings(config: Any) -> dict[str, Any]:
     """What a fair comparison holds equal."""
-    keys = [*config.parameters["Training"], *config.parameters["Evaluation"], "seed", "embedding_size"]
+    keys = [*config.parameters["Training"], *config.parameters["Evaluation"]]
+    keys += ["seed", "embedding_size", "ranking_mask", "scorer"]
     keys = [key for key in keys if key != "train_neg_sample_args" and config[key] is not None]
     return {key: config[key] for key in keys}
 

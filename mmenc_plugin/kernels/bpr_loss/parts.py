@@ -1,0 +1,83 @@
+"""What the implementations of bpr_loss have in common: their results, and the pairs grouped by table row.
+
+A pair is one candidate of one row of the batch: P = B * (1 + K), the positive first. The derivative of the loss by
+a score is the pair's coefficient, and every gradient is a sum of coefficients times rows over the pairs of a table
+row. So the pairs are sorted by table row once, and each row of a gradient is summed and written once, in the order
+of the pairs: no atomics, and the same bits on every run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Forward(NamedTuple):
+    """Results of a forward pass, in float32 (float64 for float64 tables).
+
+    Attributes:
+        losses: [B], not finite where the positive's score is infinite.
+        coefficients: [B, 1 + K] derivatives of each row's loss by its scores, or None where not asked for.
+        user_rows: [B, D] derivatives of each row's loss by its user's embedding, or None where not asked for.
+    """
+
+    losses: Tensor
+    coefficients: Tensor | None
+    user_rows: Tensor | None
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Pairs sorted by the table row that they belong to; within a row in their own order.
+
+    Attributes:
+        order: [P] the pairs, row by row, int64.
+        keys: [P] the table row of each of them, rising.
+        offsets: [R + 1] order[offsets[r] : offsets[r + 1]] are the pairs of group r, int64.
+        ids: [R] the table rows that have pairs; None where the groups are all rows of the table.
+    """
+
+    order: Tensor
+    keys: Tensor
+    offsets: Tensor
+    ids: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+
+def group(ids: Tensor, rows: int, *, distinct: bool) -> Groups:
+    """Group pairs [P] by their table row.
+
+    Args:
+        ids: [P] rows of a table.
+        rows: of the table, R.
+        distinct: only the rows that have pairs, rather than all.
+    """
+    keys, order = torch.sort(ids.int() if rows < 2**31 else ids, stable=True)  # half the digits to sort by
+    if not distinct:
+        bounds = torch.arange(rows + 1, device=ids.device, dtype=keys.dtype)
+        return Groups(order, keys, torch.searchsorted(keys, bounds))
+    present, counts = torch.unique_consecutive(keys, return_counts=True)
+    offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return Groups(order, keys, offsets, present.long())
+
+
+def upstream_rows(gradient: Tensor, weights: Tensor | None, reduction: str, rows: int) -> Tensor:
+    """The factor [B] of each row's derivatives, from the gradient of the reduced loss."""
+    if weights is None:
+        return (gradient / rows if reduction == "mean" else gradient).expand(rows)
+    weights = weights.to(gradient.dtype)
+    return gradient * (weights / weights.sum() if reduction == "mean" else weights)
+
+
+def reduce(losses: Tensor, weights: Tensor | None, reduction: str) -> Tensor:
+    """The loss [B] or [], from the losses [B] of the rows."""
+    if weights is None:
+        return losses if reduction == "none" else losses.mean() if reduction == "mean" else losses.sum()
+    weights = weights.to(losses.dtype)
+    losses = losses * weights
+    return losses if reduction == "none" else losses.sum() / (weights.sum() if reduction == "mean" else 1)
