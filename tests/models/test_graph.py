@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from mmenc_plugin.models.blocks.graph import Graph, bipartite, distinct, light_gcn, symmetrically_normalised
+from mmenc_plugin.models.blocks.graph import Graph, averaging, bipartite, distinct, light_gcn, symmetrically_normalised
 from mmenc_plugin.types import Interactions
 
 USERS, ITEMS = torch.tensor([0, 0, 1, 3, 3, 3]), torch.tensor([1, 2, 1, 0, 1, 2])
@@ -36,6 +36,15 @@ def test_the_bipartite_graph_is_symmetrically_normalised():
     torch.testing.assert_close(graph.matrix().to_dense(), dense_bipartite(), rtol=1e-6, atol=1e-7)
     x = torch.randn(8, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(graph, (x,))  # by the matrix itself, which equals its transpose
+
+
+def test_the_averaging_graph_gives_means_of_neighbours():
+    graph, x = averaging(USERS, ITEMS, 4, 4).double(), torch.randn(8, 3, dtype=torch.float64, requires_grad=True)
+    means = graph(x)
+    torch.testing.assert_close(means[3], x[[4, 5, 6]].mean(0), rtol=1e-6, atol=1e-7)  # user 3 took items 0, 1, 2
+    torch.testing.assert_close(means[5], x[[0, 1, 3]].mean(0), rtol=1e-6, atol=1e-7)  # item 1 went to users 0, 1, 3
+    assert not means[[2, 7]].any()  # user 2 and item 3 have nobody
+    assert torch.autograd.gradcheck(graph, (x,))
 
 
 def test_pairs_are_taken_once():

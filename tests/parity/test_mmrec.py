@@ -33,6 +33,25 @@ class Twin:
     leave_out: tuple[str, ...] = field(default=())
 
 
+def halves(name: str) -> dict[str, Callable[[dict[str, torch.Tensor]], torch.Tensor]]:
+    """Our two tables of users and items out of MMRec's one."""
+    return {
+        "user_id.weight": lambda theirs: theirs[name][:N_USERS],
+        "item_id.weight": lambda theirs: theirs[name][N_USERS:],
+    }
+
+
+def mmgcn_names(ours: str, theirs: str) -> dict[str, str | Callable[[dict[str, torch.Tensor]], torch.Tensor]]:
+    """The graph of one modality."""
+    names: dict[str, Any] = {f"{ours}.preference.weight": f"{theirs}.preference"}
+    for layer in range(3):
+        neighbour, mine = f"{theirs}.conv_embed_{layer + 1}.weight", f"{ours}.layers.{layer}"
+        names[f"{mine}.neighbour.weight"] = lambda all_, neighbour=neighbour: all_[neighbour].T
+        for part, name in (("node", "linear_layer"), ("both", "g_layer")):
+            names |= {f"{mine}.{part}.{p}": f"{theirs}.{name}{layer + 1}.{p}" for p in ("weight", "bias")}
+    return names
+
+
 TWINS = {
     "FREEDOM": Twin(
         {"knn_k": 5, "edge_dropout": 0.0, "modality_weight": 0.1},
@@ -44,6 +63,13 @@ TWINS = {
             "projections.text.weight": "text_trs.weight",
             "projections.text.bias": "text_trs.bias",
         },
+    ),
+    "MMGCN": Twin(
+        {"n_layers": 3, "fusion": "mean", "train_embeddings": False, "content_size": 14, "reg_weight": 0.0},
+        halves("id_embedding")
+        | mmgcn_names("of_modality.image", "v_gcn")
+        | mmgcn_names("of_modality.text", "t_gcn")
+        | {f"of_modality.image.projection.{p}": f"v_gcn.MLP.{p}" for p in ("weight", "bias")},
     ),
 }  # fmt: skip
 

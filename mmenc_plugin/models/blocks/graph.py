@@ -94,6 +94,20 @@ def bipartite(users: Tensor, items: Tensor, n_users: int, n_items: int) -> Graph
     return Graph(rows, columns, torch.cat([weights, weights]), (n, n), symmetric=True)
 
 
+def averaging(users: Tensor, items: Tensor, n_users: int, n_items: int) -> Graph:
+    """D^-1 A of the graph of `bipartite`: what a node gets is the mean of its neighbours, and zeros without any.
+
+    Args:
+        users: [E] of the distinct pairs.
+        items: [E].
+        n_users: U.
+        n_items: I.
+    """
+    n = n_users + n_items
+    rows, columns = torch.cat([users, items + n_users]), torch.cat([items + n_users, users])
+    return Graph(rows, columns, degrees(rows, n)[rows].reciprocal(), (n, n))
+
+
 def degrees(ids: Tensor, n: int) -> Tensor:
     """[n] how often each of 0..n-1 occurs, as float32."""
     return torch.bincount(ids, minlength=n).float()
