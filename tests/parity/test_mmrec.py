@@ -33,11 +33,11 @@ class Twin:
     leave_out: tuple[str, ...] = field(default=())
 
 
-def halves(name: str) -> dict[str, Callable[[dict[str, torch.Tensor]], torch.Tensor]]:
+def halves(name: str, ours: str = "id") -> dict[str, str | Callable[[dict[str, torch.Tensor]], torch.Tensor]]:
     """Our two tables of users and items out of MMRec's one."""
     return {
-        "user_id.weight": lambda theirs: theirs[name][:N_USERS],
-        "item_id.weight": lambda theirs: theirs[name][N_USERS:],
+        f"user_{ours}.weight": lambda theirs: theirs[name][:N_USERS],
+        f"item_{ours}.weight": lambda theirs: theirs[name][N_USERS:],
     }
 
 
@@ -70,6 +70,15 @@ TWINS = {
         | mmgcn_names("of_modality.image", "v_gcn")
         | mmgcn_names("of_modality.text", "t_gcn")
         | {f"of_modality.image.projection.{p}": f"v_gcn.MLP.{p}" for p in ("weight", "bias")},
+    ),
+    "GRCN": Twin(
+        {"n_routings": 0, "pruning": "hard", "content_size": 6, "reg_weight": 0.0},
+        halves("id_gcn.id_embedding")
+        | halves("model_specific_conf", "confidence")
+        | {"of_modality.image.preference.weight": "v_gcn.preference"}
+        | {"of_modality.text.preference.weight": "t_gcn.preference"}
+        | {f"of_modality.image.projection.{p}": f"v_gcn.MLP.{p}" for p in ("weight", "bias")}
+        | {f"of_modality.text.projection.{p}": f"t_gcn.MLP.{p}" for p in ("weight", "bias")},
     ),
 }  # fmt: skip
 

@@ -32,6 +32,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "VBPR": {"reg_weight": 0.1},
     "FREEDOM": {"dropout": 0.0, "reg_weight": 0.1},
     "MMGCN": {"reg_weight": 0.0},
+    "GRCN": {"reg_weight": 0.0, "latent_embedding": 6},
 }
 
 
