@@ -77,7 +77,7 @@ class Edges(nn.Module):
         return matrix @ source
 
     def _dots(self, users: Tensor, items: Tensor) -> Tensor:
-        pairs = zip(self.users.split(_CHUNK), self.items.split(_CHUNK), strict=True)
+        pairs = zip(torch.split(self.users, _CHUNK), torch.split(self.items, _CHUNK), strict=True)
         return torch.cat([(users[u] * items[i]).sum(1) for u, i in pairs])
 
 
