@@ -9,10 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmenc_plugin.kernels.bpr_loss import bpr_loss
 from mmenc_plugin.models.base import ItemFeatures, ModelSettings, MultimodalRecommender, register
 from mmenc_plugin.models.blocks.graph import Graph, bipartite, degrees, distinct, light_gcn, symmetrically_normalised
 from mmenc_plugin.models.blocks.item_graph import nearest_items
+from mmenc_plugin.models.blocks.losses import bpr
 from mmenc_plugin.types import Citation, Embeddings, Interactions, Modality, TripletBatch
 
 
@@ -85,12 +85,12 @@ class FREEDOM(MultimodalRecommender):
     def loss(self, batch: TripletBatch) -> dict[str, Tensor]:
         """BPR, and for each modality BPR of the users against the projected features."""
         all_ = self.embed()
-        parts = {"bpr": bpr_loss(all_.users, all_.items, batch.users, batch.positives, batch.negatives)}
+        parts = {"bpr": bpr(all_, batch)}
         both, row = torch.cat([batch.positives, batch.negatives]), torch.arange(len(batch.users)).to(batch.users)
         for m, projection in self.projections.items():
             content = projection(self.features.rows(m, both))  # type: ignore[arg-type]
-            of_modality = bpr_loss(all_.users, content, batch.users, row, row + len(row))
-            parts[f"bpr_{m}"] = self.options.modality_weight * of_modality
+            within = TripletBatch(batch.users, row, row + len(row))
+            parts[f"bpr_{m}"] = self.options.modality_weight * bpr(Embeddings(all_.users, content), within)
         return parts
 
     def _item_graph(self) -> Graph:

@@ -1,6 +1,7 @@
 """RecBole's own models on today's stack, and each repair by itself."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -62,6 +63,7 @@ BROKEN = {
     "processes on the CPU": "'backend=\"nccl\"' in source('config/configurator.py')",
     "gradients between CPU processes": "'device_ids=[config[\"local_rank\"]]' in source('trainer/trainer.py')",
     "one checkpoint of several processes": "'barrier' not in source('trainer/trainer.py')",
+    "folders of several processes": "'os.makedirs(dir_path)' in source('utils/utils.py')",
     "metrics of the whole list": "'_data_dict[key].cpu()' in source('evaluator/collector.py')",
     "warnings": "'torch.cuda.amp' in source('trainer/trainer.py')",
 }
@@ -165,3 +167,28 @@ def test_torch_load_of_other_callers_keeps_its_safe_default(tmp_path):
     torch.save({"where": tmp_path}, tmp_path / "a.pth")
     with pytest.raises(Exception, match=r"[Ww]eights only"):
         torch.load(tmp_path / "a.pth")
+
+
+def test_a_folder_that_is_there_already_is_no_error(tmp_path, monkeypatch):
+    from recbole.utils import ensure_dir
+    from recbole.utils.logger import ensure_dir as of_the_logger
+
+    monkeypatch.setattr(os.path, "exists", lambda path: False)  # another process makes it right after the look
+    for make in (ensure_dir, of_the_logger):
+        make(str(tmp_path / "saved"))
+        make(str(tmp_path / "saved"))
+    assert (tmp_path / "saved").is_dir()
+
+
+def test_counts_are_not_moved_to_the_cpu_and_stay_with_the_collector():
+    from collections import Counter
+
+    from recbole.evaluator.collector import Collector, DataStruct
+
+    collector = Collector.__new__(Collector)
+    collector.data_struct = DataStruct()
+    values = {"data.num_items": 7, "data.count_items": Counter({3: 2}), "rec.topk": torch.ones(2, 3)}
+    for name, value in values.items():
+        collector.data_struct.set(name, value)
+    assert set(collector.get_data_struct()._data_dict) == set(values)
+    assert set(collector.get_data_struct()._data_dict) == {"data.num_items", "data.count_items"}

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mmenc_plugin.hosts.recbole.trainer import MultimodalTrainer
+
 FAST = (
     "--epochs=1 --show_progress=False --metrics=['Recall'] --valid_metric=Recall@20 --embedding_size=8 --content_size=8"
 )
@@ -115,6 +117,34 @@ def test_run_recbole_function_gives_the_same_numbers(first):
 def test_two_spawned_processes_on_the_cpu(folder):
     output = python(folder, RUN_RECBOLE, "--nproc=2", f"--port={free_port()}", *FAST.split())
     assert 0 < result(output)["recall@20"] < 1
+
+
+RANK_TWICE = """
+import json, sys
+from ranking_data import METRICS
+from recbole.quick_start import run
+if __name__ == "__main__":
+    port = sys.argv[1].split("=")[1]
+    del sys.argv[1:]
+    settings = {"epochs": 0, "metrics": METRICS, "topk": [5, 20], "show_progress": False, "checkpoint_dir": "two"}
+    result = run("VBPR", "demo", config_dict={**settings, "content_size": 8}, nproc=2, port=port)
+    print("RESULT", json.dumps({k: float(v) for k, v in result["test_result"].items()}))
+"""
+
+
+def test_two_processes_rank_as_one_does(folder, monkeypatch):
+    """Coverage and the like are no means over users, so each process must know all lists."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+    two = result(python(folder, RANK_TWICE, f"--port={free_port()}"))
+    monkeypatch.chdir(folder)
+    from recbole.quick_start import load_data_and_model
+
+    checkpoint = next((folder / "two").glob("VBPR*.pth"))
+    config, model, _, train, _, test = load_data_and_model(checkpoint)
+    trainer = MultimodalTrainer(config, model)
+    trainer.eval_collector.data_collect(train)
+    one = trainer.evaluate(test, model_file=checkpoint)
+    assert two == pytest.approx({name: float(value) for name, value in one.items()}, abs=1e-6)
 
 
 def test_run_hyper_whether_or_not_ray_works(folder):

@@ -33,7 +33,6 @@ _HOST_EXTRAS = {
     "ITEM_SEQ", "mask_ratio", "ft_ratio", "single_spec", "device", "save_step",
 }  # fmt: skip
 
-
 _log = logging.getLogger("mmenc_plugin")
 _FILES = {"inter", "user", "item", "kg", "link", "net", "ent"}
 # What the mappings among RecBole's settings may hold.

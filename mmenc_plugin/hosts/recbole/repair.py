@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from mmenc_plugin.hosts.recbole import ray_stub
+from mmenc_plugin.hosts.recbole import processes, ray_stub
 
 _OLD_NUMPY_NAMES = {
     "bool": "bool_", "int": "int_", "float": "float64", "complex": "complex128",
@@ -122,68 +122,6 @@ def _called_by_recbole() -> bool:
     return str(sys._getframe(2).f_globals.get("__name__", "")).startswith("recbole.")
 
 
-def _cpu_processes(module: Any) -> None:
-    """Several processes without a GPU: RecBole knows only nccl."""
-    original = module.Config._init_device
-
-    def _init_device(self: Any) -> None:
-        import torch
-
-        final = self.final_config_dict
-        if "local_rank" not in final or torch.cuda.is_available():
-            return original(self)  # type: ignore[no-any-return]
-        final["gpu_id"] = ""
-        final["device"] = torch.device("cpu")
-        final["single_spec"] = False
-        if not torch.distributed.is_initialized():
-            torch.distributed.init_process_group(
-                backend="gloo",
-                rank=final["local_rank"] + final["offset"],
-                world_size=final["world_size"],
-                init_method=f"tcp://{final['ip']}:{final['port']}",
-            )
-        if final["local_rank"] != 0:
-            final.update(state="error", show_progress=False, verbose=False)
-        return None
-
-    module.Config._init_device = _init_device
-
-
-def _ddp_on_cpu(module: Any) -> None:
-    original = module.DistributedDataParallel
-
-    def wrap(model: Any, device_ids: Any = None, **kwargs: Any) -> Any:
-        on_cpu = all(p.device.type == "cpu" for p in model.parameters())
-        return original(model, device_ids=None if on_cpu else device_ids, **kwargs)
-
-    module.DistributedDataParallel = wrap
-
-
-def _one_checkpoint(module: Any) -> None:
-    """All processes load the file that the first one writes, once it is written.
-
-    RecBole names the file by the second in each process, and lets the others read it at any time.
-    """
-    import torch.distributed as dist
-
-    trainer = module.Trainer
-    init, save = trainer.__init__, trainer._save_checkpoint
-
-    def __init__(self: Any, config: Any, model: Any) -> None:  # noqa: N807
-        init(self, config, model)
-        if not config["single_spec"]:
-            name = [self.saved_model_file]
-            dist.broadcast_object_list(name, src=0)
-            self.saved_model_file = name[0]
-
-    def _save_checkpoint(self: Any, *args: Any, **kwargs: Any) -> None:
-        save(self, *args, **kwargs)
-        if not self.config["single_spec"]:
-            dist.barrier()
-
-    trainer.__init__, trainer._save_checkpoint = __init__, _save_checkpoint
-
-
 # metrics ----------------------------------------------------------------------------------------
 
 
@@ -286,14 +224,18 @@ REPAIRS: tuple[Repair, ...] = (
            "imports ray at its top for one call; ray<=2.6.3 is missing or broken on today's stack (quick_start.py:20)",
            _always, ray_stub.use_tune_adapter, ray_stub.throwaway_ray),
     Repair("processes on the CPU", "recbole.config.configurator",
-           "several processes assume nccl and a GPU each (configurator.py:476)", _always, _cpu_processes),
+           "several processes assume nccl and a GPU each (configurator.py:476)", _always, processes.cpu_processes),
     Repair("gradients between CPU processes", "recbole.trainer.trainer",
-           "gives DistributedDataParallel a GPU's number (trainer.py:79)", _always, _ddp_on_cpu),
+           "gives DistributedDataParallel a GPU's number (trainer.py:79)", _always, processes.ddp_on_cpu),
     Repair("one checkpoint of several processes", "recbole.trainer.trainer",
-           "each names its own and reads it while it is written (trainer.py:133, 583)", _always, _one_checkpoint),
+           "each names its own and reads it while it is written (trainer.py:133, 583)",
+           _always, processes.one_checkpoint),
+    Repair("folders of several processes", "recbole.utils.utils",
+           "of processes that make the same folder at once, all but one stop (utils.py:52)",
+           _always, processes.folders_of_several),
     Repair("metrics of the whole list", "recbole.evaluator.collector",
            "ItemCoverage, AveragePopularity, GiniIndex and TailPercentage stop at a number's .cpu() (collector.py:227)",
-           _always, _keep_counts),
+           _since("recbole", 1, 2, 1), _keep_counts),
     Repair("warnings", "recbole", "the repaired places, and others, warn of what a user cannot mend",
            _always, _silence_warnings),
 )  # fmt: skip

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmenc_plugin.kernels.knn_graph import knn_graph
+from mmenc_plugin.kernels import knn_graph
 from mmenc_plugin.models.base import ItemFeatures
 from mmenc_plugin.types import Modality
 

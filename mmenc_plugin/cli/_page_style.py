@@ -1,4 +1,4 @@
-"""The style of the page of an inspection: light and dark, wide and narrow."""
+"""The style of the pages: light and dark, wide and narrow."""
 
 STYLE = """\
 :root { --ink: #1b2430; --soft: #5b6775; --paper: #ffffff; --ground: #f3f5f8; --line: #dde3ea; --bar: #2f6fde;

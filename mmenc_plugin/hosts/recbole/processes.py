@@ -1,0 +1,75 @@
+"""Repairs of RecBole's runs of several processes; `repair.REPAIRS` says where and why they are applied."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+
+def cpu_processes(module: Any) -> None:
+    """Several processes without a GPU: RecBole knows only nccl."""
+    original = module.Config._init_device
+
+    def _init_device(self: Any) -> None:
+        import torch
+
+        final = self.final_config_dict
+        if "local_rank" not in final or torch.cuda.is_available():
+            return original(self)  # type: ignore[no-any-return]
+        final["gpu_id"] = ""
+        final["device"] = torch.device("cpu")
+        final["single_spec"] = False
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group(
+                backend="gloo",
+                rank=final["local_rank"] + final["offset"],
+                world_size=final["world_size"],
+                init_method=f"tcp://{final['ip']}:{final['port']}",
+            )
+        if final["local_rank"] != 0:
+            final.update(state="error", show_progress=False, verbose=False)
+        return None
+
+    module.Config._init_device = _init_device
+
+
+def ddp_on_cpu(module: Any) -> None:
+    """A model on the CPU has no device's number."""
+    original = module.DistributedDataParallel
+
+    def wrap(model: Any, device_ids: Any = None, **kwargs: Any) -> Any:
+        on_cpu = all(p.device.type == "cpu" for p in model.parameters())
+        return original(model, device_ids=None if on_cpu else device_ids, **kwargs)
+
+    module.DistributedDataParallel = wrap
+
+
+def one_checkpoint(module: Any) -> None:
+    """All processes load the file that the first one writes, once it is written.
+
+    RecBole names the file by the second in each process, and lets the others read it at any time.
+    """
+    import torch.distributed as dist
+
+    trainer = module.Trainer
+    init, save = trainer.__init__, trainer._save_checkpoint
+
+    def __init__(self: Any, config: Any, model: Any) -> None:  # noqa: N807
+        init(self, config, model)
+        if not config["single_spec"]:
+            name = [self.saved_model_file]
+            dist.broadcast_object_list(name, src=0)
+            self.saved_model_file = name[0]
+
+    def _save_checkpoint(self: Any, *args: Any, **kwargs: Any) -> None:
+        save(self, *args, **kwargs)
+        if not self.config["single_spec"]:
+            dist.barrier()
+
+    trainer.__init__, trainer._save_checkpoint = __init__, _save_checkpoint
+
+
+def folders_of_several(module: Any) -> None:
+    """Another process may make the folder between the look and the making."""
+    module.ensure_dir = functools.partial(os.makedirs, exist_ok=True)
