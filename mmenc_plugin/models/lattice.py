@@ -76,8 +76,8 @@ class LATTICE(MultimodalRecommender):
         self.projections = nn.ModuleDict({m: nn.Linear(features.width(m), settings.content_size) for m in modalities})
         if len(modalities) > 1:
             self.importance = nn.Parameter(torch.zeros(len(modalities)))
-        propagation = bipartite if settings.propagation == "symmetric" else averaging
-        self.graph = propagation(*distinct(interactions), self.n_users, self.n_items)
+        pairs = *distinct(interactions), self.n_users, self.n_items
+        self.graph = bipartite(*pairs) if settings.propagation == "symmetric" else averaging(*pairs, itself=True)
         edges = {m: nearest_items(features, m, settings.knn_k) for m in modalities}
         self.frozen = nn.ModuleDict({m: cosine_graph(edges[m], self.n_items) for m in modalities})
         self.begin_epoch()

@@ -47,6 +47,15 @@ def test_the_bipartite_graph_is_symmetrically_normalised():
     assert torch.autograd.gradcheck(graph, (x,))  # by the matrix itself, which equals its transpose
 
 
+def test_the_averaging_graph_gives_means_of_neighbours():
+    graph, x = averaging(USERS, ITEMS, 4, 4).double(), torch.randn(8, 3, dtype=torch.float64, requires_grad=True)
+    means = graph(x)
+    torch.testing.assert_close(means[3], x[[4, 5, 6]].mean(0), rtol=1e-6, atol=1e-7)  # user 3 took items 0, 1, 2
+    torch.testing.assert_close(means[5], x[[0, 1, 3]].mean(0), rtol=1e-6, atol=1e-7)  # item 1 went to users 0, 1, 3
+    assert not means[[2, 7]].any()  # user 2 and item 3 have nobody
+    assert torch.autograd.gradcheck(graph, (x,))
+
+
 def test_pairs_are_taken_once():
     inter = Interactions(torch.tensor([1, 0, 1, 1]), torch.tensor([2, 1, 2, 0]), 2, 3)
     users, items = distinct(inter)
@@ -73,7 +82,7 @@ def test_averaging_is_the_mean_of_neighbours_and_itself():
     a = dense_bipartite() > 0
     matrix = a.double() + torch.eye(8)
     expected = matrix / matrix.sum(1, keepdim=True)
-    found = averaging(USERS, ITEMS, 4, 4).double()
+    found = averaging(USERS, ITEMS, 4, 4, itself=True).double()
     torch.testing.assert_close(found.matrix().to_dense(), expected, rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(found.matrix(transposed=True).to_dense(), expected.T, rtol=1e-6, atol=1e-7)
 

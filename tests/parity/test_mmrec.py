@@ -37,6 +37,25 @@ def linear(ours: str, theirs: str) -> dict[str, str]:
     return {f"{ours}.{part}": f"{theirs}.{part}" for part in ("weight", "bias")}
 
 
+def halves(name: str, ours: str = "id") -> dict[str, str | Callable[[dict[str, torch.Tensor]], torch.Tensor]]:
+    """Our two tables of users and items out of MMRec's one."""
+    return {
+        f"user_{ours}.weight": lambda theirs: theirs[name][:N_USERS],
+        f"item_{ours}.weight": lambda theirs: theirs[name][N_USERS:],
+    }
+
+
+def mmgcn_names(ours: str, theirs: str) -> dict[str, str | Callable[[dict[str, torch.Tensor]], torch.Tensor]]:
+    """The graph of one modality."""
+    names: dict[str, Any] = {f"{ours}.preference.weight": f"{theirs}.preference"}
+    for layer in range(3):
+        neighbour, mine = f"{theirs}.conv_embed_{layer + 1}.weight", f"{ours}.layers.{layer}"
+        names[f"{mine}.neighbour.weight"] = lambda all_, neighbour=neighbour: all_[neighbour].T
+        for part, name in (("node", "linear_layer"), ("both", "g_layer")):
+            names |= {f"{mine}.{part}.{p}": f"{theirs}.{name}{layer + 1}.{p}" for p in ("weight", "bias")}
+    return names
+
+
 TWINS = {
     "FREEDOM": Twin(
         {"knn_k": 5, "edge_dropout": 0.0, "modality_weight": 0.1},
@@ -78,6 +97,22 @@ TWINS = {
             **linear("preferences.image", "gate_image_prefer.0"),
             **linear("preferences.text", "gate_text_prefer.0"),
         },
+    ),
+    "MMGCN": Twin(
+        {"n_layers": 3, "fusion": "mean", "train_embeddings": False, "content_size": 14, "reg_weight": 0.0},
+        halves("id_embedding")
+        | mmgcn_names("of_modality.image", "v_gcn")
+        | mmgcn_names("of_modality.text", "t_gcn")
+        | {f"of_modality.image.projection.{p}": f"v_gcn.MLP.{p}" for p in ("weight", "bias")},
+    ),
+    "GRCN": Twin(
+        {"n_routings": 0, "pruning": "hard", "content_size": 6, "reg_weight": 0.0},
+        halves("id_gcn.id_embedding")
+        | halves("model_specific_conf", "confidence")
+        | {"of_modality.image.preference.weight": "v_gcn.preference"}
+        | {"of_modality.text.preference.weight": "t_gcn.preference"}
+        | {f"of_modality.image.projection.{p}": f"v_gcn.MLP.{p}" for p in ("weight", "bias")}
+        | {f"of_modality.text.projection.{p}": f"t_gcn.MLP.{p}" for p in ("weight", "bias")},
     ),
 }  # fmt: skip
 

@@ -94,18 +94,19 @@ def bipartite(users: Tensor, items: Tensor, n_users: int, n_items: int) -> Graph
     return Graph(rows, columns, torch.cat([weights, weights]), (n, n), symmetric=True)
 
 
-def averaging(users: Tensor, items: Tensor, n_users: int, n_items: int) -> Graph:
-    """D^-1 (A + I): every node becomes the mean of its neighbours and itself.
+def averaging(users: Tensor, items: Tensor, n_users: int, n_items: int, itself: bool = False) -> Graph:
+    """D^-1 A of the graph of `bipartite`: what a node gets is the mean of its neighbours, and zeros without any.
 
     Args:
         users: [E] of the distinct pairs.
         items: [E].
         n_users: U.
         n_items: I.
+        itself: whether a node is its own neighbour too, D^-1 (A + I).
     """
     n = n_users + n_items
-    itself = torch.arange(n, device=users.device)
-    rows, columns = torch.cat([users, items + n_users, itself]), torch.cat([items + n_users, users, itself])
+    own = torch.arange(n if itself else 0, device=users.device)
+    rows, columns = torch.cat([users, items + n_users, own]), torch.cat([items + n_users, users, own])
     return Graph(rows, columns, degrees(rows, n)[rows].reciprocal(), (n, n))
 
 
