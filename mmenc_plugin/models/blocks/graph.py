@@ -7,6 +7,7 @@ import warnings
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmenc_plugin.types import Interactions
@@ -134,7 +135,7 @@ def inverse_root(sums: Tensor) -> Tensor:
     return sums.where(positive, 1).rsqrt().where(positive, 0)
 
 
-def light_gcn(graph: Graph, users: Tensor, items: Tensor, n_layers: int) -> tuple[Tensor, Tensor]:
+def light_gcn(graph: Graph, users: Tensor, items: Tensor, n_layers: int, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
     """Mean over the layers 0..n_layers of graph^l times the embeddings (LightGCN, equations 7 and 11).
 
     Args:
@@ -142,6 +143,7 @@ def light_gcn(graph: Graph, users: Tensor, items: Tensor, n_layers: int) -> tupl
         users: [U, D].
         items: [I, D].
         n_layers: L, at least 0.
+        dropout: share of the entries of each layer's output set to zero at random; for training.
 
     Returns:
         [U, D] and [I, D].
@@ -149,6 +151,8 @@ def light_gcn(graph: Graph, users: Tensor, items: Tensor, n_layers: int) -> tupl
     layer = total = torch.cat([users, items])
     for _ in range(n_layers):
         layer = graph(layer)
+        if dropout:
+            layer = F.dropout(layer, dropout)
         total = total + layer
     return tuple(torch.split(total / (n_layers + 1), [len(users), len(items)]))  # type: ignore[return-value]
 
