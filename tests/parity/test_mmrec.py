@@ -33,6 +33,10 @@ class Twin:
     leave_out: tuple[str, ...] = field(default=())
 
 
+def linear(ours: str, theirs: str) -> dict[str, str]:
+    return {f"{ours}.{part}": f"{theirs}.{part}" for part in ("weight", "bias")}
+
+
 TWINS = {
     "FREEDOM": Twin(
         {"knn_k": 5, "edge_dropout": 0.0, "modality_weight": 0.1},
@@ -43,6 +47,36 @@ TWINS = {
             "projections.image.bias": "image_trs.bias",
             "projections.text.weight": "text_trs.weight",
             "projections.text.bias": "text_trs.bias",
+        },
+    ),
+    "LATTICE": Twin(
+        {
+            "knn_k": 5, "content_size": 8, "reg_weight": 0.1, "graph_gradient": "first_step", "normalise": "sum",
+            "propagation": "averaging",
+        },
+        {
+            "user_id.weight": "user_embedding.weight",
+            "item_id.weight": "item_id_embedding.weight",
+            "projections.image.weight": "image_trs.weight",
+            "projections.image.bias": "image_trs.bias",
+            "projections.text.weight": "text_trs.weight",
+            "projections.text.bias": "text_trs.bias",
+            "importance": "modal_weight",
+        },
+    ),
+    "MGCN": Twin(
+        {"knn_k": 5, "reg_weight": 0.1, "contrast_weight": 0.1, "scale_shared": True},
+        {
+            "user_id.weight": "user_embedding.weight",
+            "item_id.weight": "item_id_embedding.weight",
+            **linear("attention.0", "query_common.0"),
+            "attention.2.weight": "query_common.2.weight",
+            **linear("projections.image", "image_trs"),
+            **linear("projections.text", "text_trs"),
+            **linear("gates.image", "gate_v.0"),
+            **linear("gates.text", "gate_t.0"),
+            **linear("preferences.image", "gate_image_prefer.0"),
+            **linear("preferences.text", "gate_text_prefer.0"),
         },
     ),
 }  # fmt: skip

@@ -94,6 +94,27 @@ def bipartite(users: Tensor, items: Tensor, n_users: int, n_items: int) -> Graph
     return Graph(rows, columns, torch.cat([weights, weights]), (n, n), symmetric=True)
 
 
+def averaging(users: Tensor, items: Tensor, n_users: int, n_items: int) -> Graph:
+    """D^-1 (A + I): every node becomes the mean of its neighbours and itself.
+
+    Args:
+        users: [E] of the distinct pairs.
+        items: [E].
+        n_users: U.
+        n_items: I.
+    """
+    n = n_users + n_items
+    itself = torch.arange(n, device=users.device)
+    rows, columns = torch.cat([users, items + n_users, itself]), torch.cat([items + n_users, users, itself])
+    return Graph(rows, columns, degrees(rows, n)[rows].reciprocal(), (n, n))
+
+
+def of_users(users: Tensor, items: Tensor, n_users: int, n_items: int) -> Graph:
+    """The part [U, I] of `bipartite` that gives users what their items have; arguments as there."""
+    weights = (degrees(users, n_users)[users] * degrees(items, n_items)[items]).rsqrt()
+    return Graph(users, items, weights, (n_users, n_items))
+
+
 def degrees(ids: Tensor, n: int) -> Tensor:
     """[n] how often each of 0..n-1 occurs, as float32."""
     return torch.bincount(ids, minlength=n).float()
@@ -102,8 +123,14 @@ def degrees(ids: Tensor, n: int) -> Tensor:
 def symmetrically_normalised(rows: Tensor, columns: Tensor, values: Tensor, n: int) -> Tensor:
     """[E] the values of D^-1/2 A D^-1/2 of n nodes, D the sums of the rows of A; zero where a sum is not positive."""
     sums = torch.zeros(n, dtype=values.dtype, device=values.device).index_add_(0, rows, values)
-    root = sums.clamp(min=0).rsqrt().where(sums > 0, 0)
+    root = inverse_root(sums)
     return root[rows] * values * root[columns]
+
+
+def inverse_root(sums: Tensor) -> Tensor:
+    """1 / sqrt of what is positive; zero, with a gradient of zero, where it is not."""
+    positive = sums > 0
+    return sums.where(positive, 1).rsqrt().where(positive, 0)
 
 
 def light_gcn(graph: Graph, users: Tensor, items: Tensor, n_layers: int) -> tuple[Tensor, Tensor]:
