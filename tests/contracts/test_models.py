@@ -4,7 +4,12 @@ from mmenc_plugin import models
 from mmenc_plugin.testing import ModelContract
 
 # What a model needs beyond the defaults of the contract: model -> attributes of ModelContract.
-SPECIAL = {}
+SPECIAL: dict[str, dict] = {
+    "FREEDOM": {
+        "settings": {"knn_k": 6, "edge_dropout": 0.0},
+        "unscored": frozenset(f"projections.{m}.{part}" for m in ("image", "text") for part in ("weight", "bias")),
+    },
+}
 
 for _name in models.registry.names():
     globals()[f"Test{_name}"] = type(f"Test{_name}", (ModelContract,), {"model": _name, **SPECIAL.get(_name, {})})

@@ -27,8 +27,9 @@ class RecboleModel(GeneralRecommender):
         set_scorer(ranking_settings(config).scorer)
         settings = our_config.model_settings(config, self.mmenc_name)
         self.model = models.build(self.mmenc_name, settings, dataset.item_features(), self._interactions(dataset))
-        # the feature tables are equal everywhere: DistributedDataParallel need not send them at each step
-        self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers() if ".features." in name]
+        # Feature tables and graphs are made in every process: DistributedDataParallel need not send them at each step.
+        saved = self.state_dict().keys()
+        self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers() if name not in saved]
 
     def _interactions(self, dataset: Any) -> Interactions:
         inter = dataset.inter_feat

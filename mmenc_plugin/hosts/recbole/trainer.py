@@ -11,6 +11,11 @@ from recbole.trainer.trainer import Trainer
 class MultimodalTrainer(Trainer):
     """Trainer of our models."""
 
+    def _train_epoch(self, *args: Any, **kwargs: Any) -> Any:
+        """See RecBole; the model draws or builds what it makes anew in each epoch."""
+        self.model.model.begin_epoch()
+        return super()._train_epoch(*args, **kwargs)
+
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
         """RecBole's optimizer; Adam and AdamW in one pass over the parameters, 2 to 3 times as fast."""
         optimizer: torch.optim.Optimizer = super()._build_optimizer(**kwargs)
