@@ -114,6 +114,29 @@ TWINS = {
         | {f"of_modality.image.projection.{p}": f"v_gcn.MLP.{p}" for p in ("weight", "bias")}
         | {f"of_modality.text.projection.{p}": f"t_gcn.MLP.{p}" for p in ("weight", "bias")},
     ),
+    "SMORE": Twin(
+        {"modality_knn_k": {"image": 5, "text": 4}, "reg_weight": 0.1, "contrast_weight": 0.1},
+        {
+            "user_id.weight": "user_embedding.weight",
+            "item_id.weight": "item_id_embedding.weight",
+            **linear("projections.image", "image_trs"),
+            **linear("projections.text", "text_trs"),
+            **linear("attentions.image.0", "query_v.0"),
+            "attentions.image.2.weight": "query_v.2.weight",
+            **linear("attentions.text.0", "query_t.0"),
+            "attentions.text.2.weight": "query_t.2.weight",
+            **{
+                f"filters.{view}": lambda theirs, name=name: theirs[f"{name}_complex_weight"][0]
+                for view, name in enumerate(("image", "text", "fusion"))
+            },
+            **linear("gates.0", "gate_v.0"),
+            **linear("gates.1", "gate_t.0"),
+            **linear("gates.2", "gate_f.0"),
+            **linear("preferences.0", "gate_image_prefer.0"),
+            **linear("preferences.1", "gate_text_prefer.0"),
+            **linear("preferences.2", "gate_fusion_prefer.0"),
+        },
+    ),
 }  # fmt: skip
 
 

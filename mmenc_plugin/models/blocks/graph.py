@@ -42,7 +42,7 @@ class Graph(nn.Module):
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """[N, D] of embeddings [M, D]."""
-        return cast(Tensor, _Product.apply(embeddings, self))  # type: ignore[no-untyped-call]
+        return cast(Tensor, _Product.apply(full(embeddings), self))  # type: ignore[no-untyped-call]
 
     def matrix(self, transposed: bool = False) -> Tensor:
         """The sparse CSR tensor."""
@@ -52,6 +52,14 @@ class Graph(nn.Module):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch calls the layout new
             return torch.sparse_csr_tensor(offsets, columns, values, shape, check_invariants=False)
+
+    def edges(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows, columns and values [E] of what it holds, by rising row, then column."""
+        offsets, columns, values = cast(
+            tuple[Tensor, Tensor, Tensor], (self.forth_offsets, self.forth_columns, self.forth_values)
+        )
+        rows = torch.arange(self.shape[0], device=offsets.device).repeat_interleave(offsets.diff())
+        return rows, columns, values
 
     def __deepcopy__(self, memo: dict[int, object]) -> Graph:
         twin = copy.copy(self)  # a graph never changes: its tensors are shared
@@ -65,11 +73,22 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, embeddings: Tensor, graph: Graph) -> Tensor:
         ctx.graph = graph
-        return graph.matrix() @ embeddings
+        return sparse_product(graph.matrix(), embeddings)
 
     @staticmethod
     def backward(ctx: Any, *above: Tensor) -> tuple[Tensor, None]:
-        return ctx.graph.matrix(transposed=True) @ above[0].contiguous(), None
+        return sparse_product(ctx.graph.matrix(transposed=True), above[0].contiguous()), None
+
+
+def full(tensor: Tensor) -> Tensor:
+    """The tensor, in float32 if it is of a half type: sparse products take no such."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def sparse_product(matrix: Tensor, x: Tensor) -> Tensor:
+    """The product in the type of its factors, under autocast too."""
+    with torch.autocast(x.device.type, enabled=False):
+        return matrix @ x
 
 
 def distinct(interactions: Interactions) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,3 +66,12 @@ def cosine_weights(edges: Neighbours, n: int) -> Tensor:
 def cosine_graph(edges: Neighbours, n: int) -> Graph:
     """The matrix [n, n] of the neighbours' `cosine_weights`."""
     return Graph(edges.rows, edges.columns, cosine_weights(edges, n), (n, n))
+
+
+def strongest(graphs: Sequence[Graph]) -> Graph:
+    """The graph with every edge that any has, each as strong as the strongest; all of one shape [N, M]."""
+    rows, columns, values = (torch.cat(parts) for parts in zip(*(graph.edges() for graph in graphs), strict=True))
+    n_columns = graphs[0].shape[1]
+    kept, of = torch.unique(rows * n_columns + columns, return_inverse=True)
+    largest = values.new_empty(len(kept)).scatter_reduce_(0, of, values, "amax", include_self=False)
+    return Graph(kept // n_columns, kept % n_columns, largest, graphs[0].shape)

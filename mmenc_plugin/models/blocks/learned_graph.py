@@ -8,6 +8,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from mmenc_plugin.models.blocks.graph import full, sparse_product
+
 CHUNK = 2**20  # numbers gathered at once
 
 
@@ -47,11 +49,11 @@ class Pattern(nn.Module):
 
     def multiply(self, values: Tensor, x: Tensor, transposed: bool = False) -> Tensor:
         """A x [N, D] of x [M, D]; or, transposed, A^T x [M, D] of x [N, D]."""
-        return cast(Tensor, _Multiply.apply(values, x, self, transposed))  # type: ignore[no-untyped-call]
+        return cast(Tensor, _Multiply.apply(full(values), full(x), self, transposed))  # type: ignore[no-untyped-call]
 
     def products(self, a: Tensor, b: Tensor) -> Tensor:
         """[E] a[row] . b[column] of each place, for a [N, D] and b [M, D]."""
-        return cast(Tensor, _Products.apply(a, b, self))  # type: ignore[no-untyped-call]
+        return cast(Tensor, _Products.apply(full(a), full(b), self))  # type: ignore[no-untyped-call]
 
     def row_sums(self, values: Tensor) -> Tensor:
         """[N] the sums of the rows of A."""
@@ -79,7 +81,7 @@ class _Multiply(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, x: Tensor, pattern: Pattern, transposed: bool) -> Tensor:
         ctx.save_for_backward(values, x)
         ctx.pattern, ctx.transposed = pattern, transposed
-        return pattern.matrix(values, transposed) @ x
+        return sparse_product(pattern.matrix(values, transposed), x)
 
     @staticmethod
     def backward(ctx: Any, *above: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
