@@ -42,3 +42,16 @@ def nearest_items(features: ItemFeatures, modality: Modality, k: int) -> Neighbo
     rows = torch.arange(len(values), device=values.device)[:, None].expand_as(found.ids)
     there = found.ids >= 0
     return Neighbours(rows[there], found.ids[there], found.weights[there])
+
+
+def shares(modalities: tuple[Modality, ...], image_weight: float) -> list[float]:
+    """What each modality counts: pictures `image_weight`, the others equal parts of the rest; equal ones without both.
+
+    Args:
+        modalities: of the features.
+        image_weight: from 0 to 1.
+    """
+    if modalities == ("image",) or "image" not in modalities:
+        return [1 / len(modalities)] * len(modalities)
+    rest = (1 - image_weight) / (len(modalities) - 1)
+    return [image_weight if m == "image" else rest for m in modalities]
