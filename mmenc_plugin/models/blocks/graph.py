@@ -27,6 +27,10 @@ class Graph(nn.Module):
         symmetric: whether it equals its transpose, which then is not made.
     """
 
+    forth_offsets: Tensor
+    forth_columns: Tensor
+    forth_values: Tensor
+
     def __init__(
         self, rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int], symmetric: bool = False
     ) -> None:
@@ -55,11 +59,23 @@ class Graph(nn.Module):
 
     def edges(self) -> tuple[Tensor, Tensor, Tensor]:
         """Rows, columns and values [E] of what it holds, by rising row, then column."""
-        offsets, columns, values = cast(
-            tuple[Tensor, Tensor, Tensor], (self.forth_offsets, self.forth_columns, self.forth_values)
-        )
+        offsets, columns, values = self.forth_offsets, self.forth_columns, self.forth_values
         rows = torch.arange(self.shape[0], device=offsets.device).repeat_interleave(offsets.diff())
         return rows, columns, values
+
+    def rows(self, wanted: Tensor) -> Tensor:
+        """The rows [B] of the matrix as a sparse COO tensor [B, M]; the others cost nothing."""
+        starts, stops = self.forth_offsets[wanted], self.forth_offsets[wanted + 1]
+        lengths = stops - starts
+        row = torch.repeat_interleave(torch.arange(len(wanted), device=wanted.device), lengths)
+        entry = torch.arange(len(row), device=row.device) + (stops - lengths.cumsum(0))[row]
+        return torch.sparse_coo_tensor(
+            torch.stack([row, self.forth_columns[entry]]),
+            self.forth_values[entry],
+            (len(wanted), self.shape[1]),
+            check_invariants=False,
+            is_coalesced=True,
+        )
 
     def __deepcopy__(self, memo: dict[int, object]) -> Graph:
         twin = copy.copy(self)  # a graph never changes: its tensors are shared

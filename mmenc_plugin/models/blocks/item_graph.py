@@ -75,3 +75,16 @@ def strongest(graphs: Sequence[Graph]) -> Graph:
     kept, of = torch.unique(rows * n_columns + columns, return_inverse=True)
     largest = values.new_empty(len(kept)).scatter_reduce_(0, of, values, "amax", include_self=False)
     return Graph(kept // n_columns, kept % n_columns, largest, graphs[0].shape)
+
+
+def shares(modalities: tuple[Modality, ...], image_weight: float) -> list[float]:
+    """What each modality counts: pictures `image_weight`, the others equal parts of the rest; equal ones without both.
+
+    Args:
+        modalities: of the features.
+        image_weight: from 0 to 1.
+    """
+    if modalities == ("image",) or "image" not in modalities:
+        return [1 / len(modalities)] * len(modalities)
+    rest = (1 - image_weight) / (len(modalities) - 1)
+    return [image_weight if m == "image" else rest for m in modalities]
