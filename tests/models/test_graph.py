@@ -115,5 +115,8 @@ def test_some_rows_are_those_of_the_matrix():
     wanted = torch.tensor([2, 1, 0, 2])
     found = graph.rows(wanted)
     assert torch.equal(found.to_dense(), graph.matrix().to_dense()[wanted])
-    assert torch.equal(found.indices(), torch.sparse_coo_tensor(found.indices(), found.values(), check_invariants=True).coalesce().indices())
+    assert torch.equal(
+        found.indices(),
+        torch.sparse_coo_tensor(found.indices(), found.values(), check_invariants=True).coalesce().indices(),
+    )
     assert graph.rows(wanted[:0]).shape == (0, 4)
