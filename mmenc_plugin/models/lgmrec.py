@@ -39,10 +39,7 @@ class LGMRecSettings(ModelSettings):
     noise: float = Field(1.0, ge=0, description="scale of the Gumbel noise on belonging to a hyperedge, in training")
     dropout: float = Field(0.5, ge=0, lt=1, description="share of the belongings to hyperedges left out in training")
     contrast_weight: float = Field(
-        0.2,
-        ge=0,
-        description="weight of the mean contrastive loss between modalities; as published, 1e-4 of the sum over a "
-        "batch of 2048",
+        0.2, ge=0, description="weight of the mean contrastive loss; the published 1e-4 is of the sum over 2048 rows"
     )
 
 
@@ -120,7 +117,7 @@ class LGMRec(MultimodalRecommender):
         layer = torch.cat([self.taken(items) / self.n_taken, items])
         for _ in range(self.options.n_modality_layers):
             layer = self.graph(layer)
-        return self._split(layer[: self.n_users], layer[self.n_users :], self.projections)
+        return _split(layer[: self.n_users], layer[self.n_users :], len(self.projections))
 
     def _belonging(self) -> list[Pair]:
         """For each modality, how much users [U, K] and items [I, K] belong to its K hyperedges.
@@ -129,7 +126,7 @@ class LGMRec(MultimodalRecommender):
         2017); without noise, and so the same each time, outside training.
         """
         items = self._of_each_modality(self.hyperedges)
-        pairs = self._split(self.taken(items), items, self.hyperedges)
+        pairs = _split(self.taken(items), items, len(self.hyperedges))
         return [(self._relaxed_choice(users), self._relaxed_choice(items)) for users, items in pairs]
 
     def _relaxed_choice(self, logits: Tensor) -> Tensor:
@@ -149,6 +146,7 @@ class LGMRec(MultimodalRecommender):
         """The features of all items through each modality's map, side by side."""
         return torch.cat([linear(self.features.table(m)) for m, linear in maps.items()], dim=1)  # type: ignore[arg-type]
 
-    @staticmethod
-    def _split(users: Tensor, items: Tensor, maps: nn.ModuleDict) -> list[Pair]:
-        return list(zip(users.chunk(len(maps), dim=1), items.chunk(len(maps), dim=1), strict=True))
+
+def _split(users: Tensor, items: Tensor, n: int) -> list[Pair]:
+    """What lies side by side for each of n modalities."""
+    return list(zip(users.chunk(n, dim=1), items.chunk(n, dim=1), strict=True))
