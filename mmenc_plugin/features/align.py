@@ -71,14 +71,15 @@ def align(
             f"{len(absent)} of {len(tokens)} items have no {block.recipe['modality']} ({some(reasons)}). Mend them, or "
             "set missing to mean or zeros."
         )
-    values = _fill(_scale(values, present, scaling), present, missing)
+    values = _fill(scaled(values, present, scaling), present, missing)
     if padding_row:
         values = torch.cat([torch.zeros(1, values.shape[1]), values])
         present = torch.cat([torch.zeros(1, dtype=torch.bool), present])
     return AlignedFeatures(values, present)
 
 
-def _scale(values: Tensor, present: Tensor, scaling: str) -> Tensor:
+def scaled(values: Tensor, present: Tensor, scaling: str) -> Tensor:
+    """Features [N, D] under `feature_scaling` (see `align`), which is of those [N] that are present."""
     if scaling == "l2":
         return nn.functional.normalize(values, dim=1)
     if scaling == "standard" and present.any():

@@ -14,12 +14,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mmenc_plugin.errors import SettingsError
-from mmenc_plugin.kernels import bpr_loss
 from mmenc_plugin.models.base import ItemFeatures, ModelSettings, MultimodalRecommender, register
 from mmenc_plugin.models.blocks.branches import Branches
 from mmenc_plugin.models.blocks.contrast import info_nce
 from mmenc_plugin.models.blocks.graph import Graph, bipartite, distinct
-from mmenc_plugin.models.blocks.losses import l2
+from mmenc_plugin.models.blocks.losses import bpr, l2
 from mmenc_plugin.types import Citation, Embeddings, Interactions, Modality, TripletBatch
 
 
@@ -95,8 +94,7 @@ class MMGCL(MultimodalRecommender):
     def loss(self, batch: TripletBatch) -> dict[str, Tensor]:
         """BPR, the contrastive losses, and the L2 penalty if it has a weight."""
         whole = self._propagated(self.graph)
-        users, items = self.branches.fuse(*whole)
-        ranking = bpr_loss(users, items, batch.users, batch.positives, batch.negatives)
+        ranking = bpr(Embeddings(*self.branches.fuse(*whole)), batch)
         parts = {"bpr": ranking, "contrast": self.options.contrast_weight * self._contrast(whole, batch)}
         if self.options.reg_weight:
             ids = (

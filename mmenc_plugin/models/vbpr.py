@@ -63,24 +63,16 @@ class VBPR(MultimodalRecommender):
 
     def loss(self, batch: TripletBatch) -> dict[str, Tensor]:
         """BPR, and the L2 penalty of the embeddings in the batch."""
-        user = self.user_id(batch.users), self.user_content(batch.users)
-        positive, negative = self._item(batch.positives), self._item(batch.negatives)
-        penalty = self.reg_weight * l2(*user, positive[0], negative[0], positive[2], negative[2])
+        size = len(batch.users)
+        taken = torch.cat([batch.positives, batch.negatives])
+        users = torch.cat([self.user_id(batch.users), self.user_content(batch.users)], dim=1)
+        item_ids, item_bias = self.item_id(taken), self.item_bias(taken).squeeze(1)
+        items = torch.cat([item_ids, self.projection(self.features, taken)], dim=1)
+        bias = item_bias + self.content_bias(self.features, taken).squeeze(1)
+        rows = torch.arange(2 * size, device=users.device)
+        within = TripletBatch(rows[:size], rows[:size], rows[size:])
+        penalty = self.reg_weight * l2(users, item_ids, item_bias)
         if self.projection_reg:
             weights = [*self.projection.parameters(), *self.content_bias.parameters()]
             penalty = penalty + self.projection_reg * sum(w.square().sum() for w in weights) / 2
-        return {"bpr": bpr(self._score(user, positive), self._score(user, negative)), "reg": penalty}
-
-    def _item(self, items: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """gamma_i [B, D], E f_i [B, D], b_i [B], beta' . f_i [B] of item rows [B]."""
-        return (
-            self.item_id(items),
-            self.projection(self.features, items),
-            self.item_bias(items).squeeze(1),
-            self.content_bias(self.features, items).squeeze(1),
-        )
-
-    @staticmethod
-    def _score(user: tuple[Tensor, Tensor], item: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
-        gamma, content, bias, content_bias = item
-        return (user[0] * gamma).sum(1) + (user[1] * content).sum(1) + bias + content_bias
+        return {"bpr": bpr(Embeddings(users, items, bias), within), "reg": penalty}

@@ -24,6 +24,8 @@ SPECIAL: dict[str, dict] = {
     },
 }
 
+SPECIAL["ItemKNNContent"] = {"settings": {"knn_k": 0}}
+
 for _name in models.registry.names():
     globals()[f"Test{_name}"] = type(f"Test{_name}", (ModelContract,), {"model": _name, **SPECIAL.get(_name, {})})
 

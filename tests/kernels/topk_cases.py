@@ -83,4 +83,5 @@ def small_tiles(monkeypatch, rows, width, group):
     monkeypatch.setattr(cpu, "VALUES", 1)
     monkeypatch.setattr(cpu, "WIDEST", width)
     monkeypatch.setattr(cpu, "GROUP", group)
+    monkeypatch.setattr(cpu, "FIRST", 2)
     monkeypatch.setattr(cpu, "WAITING", 1)

@@ -1,6 +1,6 @@
 """BM3's losses against the formulas with whole matrices, and what it does not read."""
 
-import dense
+import formulas
 import pytest
 import torch
 
@@ -19,7 +19,7 @@ def build(modalities=("image", "text"), **settings):
 
 def dense_propagated(model, data):
     tables = model.user_id.weight, model.item_id.weight
-    users, items = dense.light_gcn(dense.adjacency(data.interactions), *tables, model.options.n_layers)
+    users, items = formulas.light_gcn(formulas.adjacency(data.interactions), *tables, model.options.n_layers)
     return users, items + model.item_id.weight
 
 

@@ -1,6 +1,6 @@
 """LGMRec's local and global embeddings against the formulas with whole matrices."""
 
-import dense
+import formulas
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -21,10 +21,10 @@ def build(modalities=("image", "text"), data=None, **settings):
 def dense_parts(model, data):
     """The embeddings of users and items, and each modality's over its hyperedges."""
     o, inter = model.options, data.interactions
-    matrix = dense.adjacency(inter)
+    matrix = formulas.adjacency(inter)
     taken = torch.zeros(inter.n_users, inter.n_items, dtype=torch.float64)
     taken[inter.users, inter.items] = 1
-    ids = dense.light_gcn(matrix, model.user_id.weight, model.item_id.weight, o.n_layers)
+    ids = formulas.light_gcn(matrix, model.user_id.weight, model.item_id.weight, o.n_layers)
     local, global_ = torch.cat(ids), []
     for m in data.features.modalities:
         table = data.features.table(m).double()

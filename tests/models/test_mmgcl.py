@@ -1,6 +1,6 @@
 """MMGCL's views and losses against the formulas with whole matrices."""
 
-import dense
+import formulas
 import pytest
 import torch
 
@@ -22,8 +22,8 @@ def build(modalities=("image", "text"), data=None, **settings):
 
 
 def whole_branches(model, data, matrix=None):
-    matrix = dense.adjacency(data.interactions) if matrix is None else matrix
-    return dense.branches(model, data.features, [matrix] * model.branches.n_branches)
+    matrix = formulas.adjacency(data.interactions) if matrix is None else matrix
+    return formulas.branches(model, data.features, [matrix] * model.branches.n_branches)
 
 
 def kept_edges(graph, n_users):
@@ -34,7 +34,7 @@ def kept_edges(graph, n_users):
 
 def test_bpr_is_of_the_fused_branches():
     model, data, batch = build()
-    users, items = dense.fused(model, whole_branches(model, data))
+    users, items = formulas.fused(model, whole_branches(model, data))
     torch.testing.assert_close(model.embed().items, items)
     gap = (users[batch.users] * (items[batch.positives] - items[batch.negatives])).sum(1)
     torch.testing.assert_close(model.loss(batch)["bpr"], -gap.sigmoid().log().mean())
@@ -57,17 +57,17 @@ def test_users_meet_items_and_items_users_of_the_other_view(modalities, challeng
     kept = kept_edges(model.fewer_edges, data.interactions.n_users)
     pairs = zip(data.interactions.users.tolist(), data.interactions.items.tolist(), strict=True)
     keep = torch.tensor([pair in kept for pair in pairs])
-    users_1, items_1 = dense.fused(model, whole_branches(model, data, dense.adjacency(data.interactions, keep)))
+    users_1, items_1 = formulas.fused(model, whole_branches(model, data, formulas.adjacency(data.interactions, keep)))
     masked, noise, swapped = drawn(model, len(modalities))
-    matrix = dense.adjacency(data.interactions)
-    second = dense.branches(model, data.features, [matrix] * (1 + len(modalities)), {masked: noise})
-    users_2, items_2 = dense.fused(model, second)
+    matrix = formulas.adjacency(data.interactions)
+    second = formulas.branches(model, data.features, [matrix] * (1 + len(modalities)), {masked: noise})
+    users_2, items_2 = formulas.fused(model, second)
     positive, negative = ([part[1][ids] for part in second] for ids in (batch.positives, batch.negatives))
     positive[swapped] = negative[swapped]
     nearly = model.branches.item_fusion(torch.cat(positive, dim=1))
     candidates = torch.cat([items_2[batch.positives], nearly]) if challenging else items_2[batch.positives]
-    expected = dense.contrast(users_1[batch.users], candidates, 0.5)
-    expected = expected + dense.contrast(items_1[batch.positives], users_2[batch.users], 0.5)
+    expected = formulas.contrast(users_1[batch.users], candidates, 0.5)
+    expected = expected + formulas.contrast(items_1[batch.positives], users_2[batch.users], 0.5)
     torch.manual_seed(0)
     torch.testing.assert_close(model.loss(batch)["contrast"], 0.7 * expected)
 
@@ -75,8 +75,8 @@ def test_users_meet_items_and_items_users_of_the_other_view(modalities, challeng
 def test_the_first_view_alone_is_the_published_loss():
     model, data, batch = build(views="first", edge_dropout=0.0)
     model.begin_epoch()
-    users, items = dense.fused(model, whole_branches(model, data))
-    expected = 0.7 * 2 * dense.contrast(users[batch.users], items[batch.positives], 0.5)
+    users, items = formulas.fused(model, whole_branches(model, data))
+    expected = 0.7 * 2 * formulas.contrast(users[batch.users], items[batch.positives], 0.5)
     torch.testing.assert_close(model.loss(batch)["contrast"], expected)
 
 
@@ -88,12 +88,12 @@ def test_nodes_are_left_out_for_the_masked_modality(modality):
     whole, left = distinct(data.interactions), kept_edges(model.fewer_nodes, 9)
     assert 0 < len(left) < len(whole[0])
     fewer = model.fewer_nodes.matrix().to_dense().double()
-    matrices = [dense.adjacency(data.interactions)] * 3
+    matrices = [formulas.adjacency(data.interactions)] * 3
     matrices[1 + ["image", "text"].index(modality)] = fewer
-    users_1, items_1 = dense.fused(model, whole_branches(model, data, model.fewer_edges.matrix().to_dense()))
-    users_2, items_2 = dense.fused(model, dense.branches(model, data.features, matrices))
-    expected = dense.contrast(users_1[batch.users], items_2[batch.positives], 0.5)
-    expected = expected + dense.contrast(items_1[batch.positives], users_2[batch.users], 0.5)
+    users_1, items_1 = formulas.fused(model, whole_branches(model, data, model.fewer_edges.matrix().to_dense()))
+    users_2, items_2 = formulas.fused(model, formulas.branches(model, data.features, matrices))
+    expected = formulas.contrast(users_1[batch.users], items_2[batch.positives], 0.5)
+    expected = expected + formulas.contrast(items_1[batch.positives], users_2[batch.users], 0.5)
     torch.testing.assert_close(model.loss(batch)["contrast"], 0.7 * expected)
 
 

@@ -1,6 +1,6 @@
 """SLMRec's parts against the formulas with whole matrices."""
 
-import dense
+import formulas
 import pytest
 import torch
 
@@ -18,15 +18,15 @@ def build(task="FAC", modalities=("image", "text"), data=None, **settings):
 
 
 def dense_branches(model, data, zeroed=None):
-    matrix = dense.adjacency(data.interactions)
+    matrix = formulas.adjacency(data.interactions)
     nothing = (None, torch.zeros_like(model.branches.item_id.weight))
     entering = {} if zeroed is None else {zeroed: nothing}
-    return dense.branches(model, data.features, [matrix] * model.branches.n_branches, entering)
+    return formulas.branches(model, data.features, [matrix] * model.branches.n_branches, entering)
 
 
 def test_embeddings_are_the_fused_branches():
     model, data = build()
-    users, items = dense.fused(model, dense_branches(model, data))
+    users, items = formulas.fused(model, dense_branches(model, data))
     found = model.embed()
     torch.testing.assert_close(found.users, users)
     torch.testing.assert_close(found.items, items)
@@ -40,11 +40,11 @@ def test_fac_meets_each_modality_in_its_own_space(modalities):
     met, expected = branches[0][1][batch.positives], 0
     for (_, items), space in zip(branches[1:], model.spaces, strict=True):
         met = space["so_far"](met)
-        expected = expected + dense.cross_entropy(met, space["modality"](items[batch.positives]), 0.4)
-    users, items = dense.fused(model, branches)
+        expected = expected + formulas.cross_entropy(met, space["modality"](items[batch.positives]), 0.4)
+    users, items = formulas.fused(model, branches)
     parts = model.loss(batch)
     torch.testing.assert_close(parts["FAC"], 0.7 * expected)
-    torch.testing.assert_close(parts["softmax"], dense.contrast(users[batch.users], items[batch.positives], 0.3))
+    torch.testing.assert_close(parts["softmax"], formulas.contrast(users[batch.users], items[batch.positives], 0.3))
     assert [space["modality"].out_features for space in model.spaces] == ([4] if len(modalities) == 1 else [4, 2])
 
 
@@ -60,9 +60,9 @@ def test_fm_leaves_another_branch_out_of_each_view(task):
         torch.manual_seed(seed)
         first, second = torch.randperm(3)[:2].tolist()
         assert first != second
-        (u1, i1), (u2, i2) = (dense.fused(model, dense_branches(model, data, zeroed)) for zeroed in (first, second))
-        expected = dense.contrast(u1[batch.users], u2[batch.users], 0.4)
-        expected = expected + dense.contrast(i1[batch.positives], i2[batch.positives], 0.4)
+        (u1, i1), (u2, i2) = (formulas.fused(model, dense_branches(model, data, zeroed)) for zeroed in (first, second))
+        expected = formulas.contrast(u1[batch.users], u2[batch.users], 0.4)
+        expected = expected + formulas.contrast(i1[batch.positives], i2[batch.positives], 0.4)
         torch.testing.assert_close(found, 0.1 * expected)
 
 

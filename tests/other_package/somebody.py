@@ -51,5 +51,4 @@ class ContentOnly(models.MultimodalRecommender):
         return Embeddings(self.user.weight, self.projection(self.features))
 
     def loss(self, batch):
-        users, items = self.user(batch.users), self.embed().items
-        return {"bpr": bpr((users * items[batch.positives]).sum(1), (users * items[batch.negatives]).sum(1))}
+        return {"bpr": bpr(self.embed(), batch)}

@@ -35,6 +35,29 @@ class Twin:
     squashed: bool = False
 
 
+def linear(ours: str, theirs: str) -> dict[str, str]:
+    return {f"{ours}.{part}": f"{theirs}.{part}" for part in ("weight", "bias")}
+
+
+def halves(name: str, ours: str = "id") -> dict[str, str | Callable[[dict[str, torch.Tensor]], torch.Tensor]]:
+    """Our two tables of users and items out of MMRec's one."""
+    return {
+        f"user_{ours}.weight": lambda theirs: theirs[name][:N_USERS],
+        f"item_{ours}.weight": lambda theirs: theirs[name][N_USERS:],
+    }
+
+
+def mmgcn_names(ours: str, theirs: str) -> dict[str, str | Callable[[dict[str, torch.Tensor]], torch.Tensor]]:
+    """The graph of one modality."""
+    names: dict[str, Any] = {f"{ours}.preference.weight": f"{theirs}.preference"}
+    for layer in range(3):
+        neighbour, mine = f"{theirs}.conv_embed_{layer + 1}.weight", f"{ours}.layers.{layer}"
+        names[f"{mine}.neighbour.weight"] = lambda all_, neighbour=neighbour: all_[neighbour].T
+        for part, name in (("node", "linear_layer"), ("both", "g_layer")):
+            names |= {f"{mine}.{part}.{p}": f"{theirs}.{name}{layer + 1}.{p}" for p in ("weight", "bias")}
+    return names
+
+
 TWINS = {
     "FREEDOM": Twin(
         {"knn_k": 5, "edge_dropout": 0.0, "modality_weight": 0.1},
@@ -47,21 +70,87 @@ TWINS = {
             "projections.text.bias": "text_trs.bias",
         },
     ),
+    "LATTICE": Twin(
+        {
+            "knn_k": 5, "content_size": 8, "reg_weight": 0.1, "graph_gradient": "first_step", "normalise": "sum",
+            "propagation": "averaging",
+        },
+        {
+            "user_id.weight": "user_embedding.weight",
+            "item_id.weight": "item_id_embedding.weight",
+            "projections.image.weight": "image_trs.weight",
+            "projections.image.bias": "image_trs.bias",
+            "projections.text.weight": "text_trs.weight",
+            "projections.text.bias": "text_trs.bias",
+            "importance": "modal_weight",
+        },
+    ),
+    "MGCN": Twin(
+        {"knn_k": 5, "reg_weight": 0.1, "contrast_weight": 0.1, "scale_shared": True},
+        {
+            "user_id.weight": "user_embedding.weight",
+            "item_id.weight": "item_id_embedding.weight",
+            **linear("attention.0", "query_common.0"),
+            "attention.2.weight": "query_common.2.weight",
+            **linear("projections.image", "image_trs"),
+            **linear("projections.text", "text_trs"),
+            **linear("gates.image", "gate_v.0"),
+            **linear("gates.text", "gate_t.0"),
+            **linear("preferences.image", "gate_image_prefer.0"),
+            **linear("preferences.text", "gate_text_prefer.0"),
+        },
+    ),
+    "MMGCN": Twin(
+        {"n_layers": 3, "fusion": "mean", "train_embeddings": False, "content_size": 14, "reg_weight": 0.0},
+        halves("id_embedding")
+        | mmgcn_names("of_modality.image", "v_gcn")
+        | mmgcn_names("of_modality.text", "t_gcn")
+        | {f"of_modality.image.projection.{p}": f"v_gcn.MLP.{p}" for p in ("weight", "bias")},
+    ),
+    "GRCN": Twin(
+        {"n_routings": 0, "pruning": "hard", "content_size": 6, "reg_weight": 0.0},
+        halves("id_gcn.id_embedding")
+        | halves("model_specific_conf", "confidence")
+        | {"of_modality.image.preference.weight": "v_gcn.preference"}
+        | {"of_modality.text.preference.weight": "t_gcn.preference"}
+        | {f"of_modality.image.projection.{p}": f"v_gcn.MLP.{p}" for p in ("weight", "bias")}
+        | {f"of_modality.text.projection.{p}": f"t_gcn.MLP.{p}" for p in ("weight", "bias")},
+    ),
+    "SMORE": Twin(
+        {"modality_knn_k": {"image": 5, "text": 4}, "reg_weight": 0.1, "contrast_weight": 0.1},
+        {
+            "user_id.weight": "user_embedding.weight",
+            "item_id.weight": "item_id_embedding.weight",
+            **linear("projections.image", "image_trs"),
+            **linear("projections.text", "text_trs"),
+            **linear("attentions.image.0", "query_v.0"),
+            "attentions.image.2.weight": "query_v.2.weight",
+            **linear("attentions.text.0", "query_t.0"),
+            "attentions.text.2.weight": "query_t.2.weight",
+            **{
+                f"filters.{view}": lambda theirs, name=name: theirs[f"{name}_complex_weight"][0]
+                for view, name in enumerate(("image", "text", "fusion"))
+            },
+            **linear("gates.0", "gate_v.0"),
+            **linear("gates.1", "gate_t.0"),
+            **linear("gates.2", "gate_f.0"),
+            **linear("preferences.0", "gate_image_prefer.0"),
+            **linear("preferences.1", "gate_text_prefer.0"),
+            **linear("preferences.2", "gate_fusion_prefer.0"),
+        },
+    ),
     "SLMRec": Twin(
         {"contrast_temperature": 0.5, "contrast_weight": 0.1},
         {
             "branches.user_id.weight": "embedding_user.weight",
             "branches.item_id.weight": "embedding_item.weight",
-            **{
-                f"{ours}.{part}": f"{theirs}.{part}"
-                for part in ("weight", "bias")
-                for ours, theirs in {
-                    "branches.projections.image": "v_dense", "branches.projections.text": "t_dense",
-                    "branches.user_fusion": "embedding_user_after_GCN",
-                    "branches.item_fusion": "embedding_item_after_GCN",
-                    "spaces.0.so_far": "g_i_iv", "spaces.0.modality": "g_v_iv", "spaces.1.modality": "g_t_ivat",
-                }.items()
-            },
+            **linear("branches.projections.image", "v_dense"),
+            **linear("branches.projections.text", "t_dense"),
+            **linear("branches.user_fusion", "embedding_user_after_GCN"),
+            **linear("branches.item_fusion", "embedding_item_after_GCN"),
+            **linear("spaces.0.so_far", "g_i_iv"),
+            **linear("spaces.0.modality", "g_v_iv"),
+            **linear("spaces.1.modality", "g_t_ivat"),
             # MMRec keeps the hop to the audio space, which it has no audio for: two matrices where one would do.
             "spaces.1.so_far.weight": lambda p: p["g_iva_ivat.weight"] @ p["g_iv_iva.weight"],
             "spaces.1.so_far.bias": lambda p: p["g_iva_ivat.weight"] @ p["g_iv_iva.bias"] + p["g_iva_ivat.bias"],
@@ -73,12 +162,9 @@ TWINS = {
         {
             "user_id.weight": "user_embedding.weight",
             "item_id.weight": "item_id_embedding.weight",
-            "predictor.weight": "predictor.weight",
-            "predictor.bias": "predictor.bias",
-            "projections.image.weight": "image_trs.weight",
-            "projections.image.bias": "image_trs.bias",
-            "projections.text.weight": "text_trs.weight",
-            "projections.text.bias": "text_trs.bias",
+            **linear("predictor", "predictor"),
+            **linear("projections.image", "image_trs"),
+            **linear("projections.text", "text_trs"),
         },
     ),
     "LGMRec": Twin(

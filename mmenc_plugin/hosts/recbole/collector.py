@@ -20,6 +20,7 @@ from mmenc_plugin.kernels.dispatch import Scorer
 from mmenc_plugin.types import TargetRanks
 
 _MADE_HERE = {"rec.items", "rec.topk", "rec.meanrank"}
+_OF_THE_DATA = {"data.num_items", "data.num_users", "data.count_items", "data.count_users"}
 _WHOLE_ROWS = 2**22  # scores at once of the users who have fewer items left than are asked for
 
 
@@ -28,7 +29,6 @@ class RankingBatch:
     """Users to be ranked, on the CPU, and what they are ranked with; RecBole carries it as a batch and as its scores.
 
     Attributes:
-        interaction: the users as RecBole's loader gives them.
         users: [B] ids.
         masked: per user the items that are not ranked, the padding item among them.
         positives: per user the items to be found, none of them masked.
@@ -37,7 +37,6 @@ class RankingBatch:
         scorer: implementation of the kernel.
     """
 
-    interaction: Any
     users: Tensor
     masked: CSR
     positives: CSR
@@ -63,8 +62,7 @@ class RankingCollector(Collector):
         super().__init__(config)
         self.pieces: dict[str, list[Tensor]] = defaultdict(list)
         needs = {need: metric for metric in self.register.metrics for need in metric_information[metric]}
-        foreign = [need for need in needs if not need.startswith("data.") and need not in _MADE_HERE]
-        foreign += [need for need in needs if need == "data.label"]
+        foreign = [need for need in needs if need not in _MADE_HERE | _OF_THE_DATA]
         self.hindrance = f"the metric {needs[foreign[0]]} needs '{foreign[0]}'" if foreign else None
 
     def eval_batch_collect(self, scores_tensor: Any, interaction: Any, positive_u: Any, positive_i: Any) -> None:

@@ -41,7 +41,7 @@ def patch(module: Any) -> None:
     @functools.wraps(batch_eval)
     def handed_on(self: Any, batched_data: Any) -> Any:
         if isinstance(batched_data, RankingBatch):
-            return batched_data.interaction, batched_data, None, None
+            return None, batched_data, None, None  # the collector takes it for the scores, and needs no more
         return batch_eval(self, batched_data)
 
     trainer.evaluate, trainer._full_sort_batch_eval = ranked, handed_on
@@ -108,10 +108,8 @@ class RankingLoader(FullSortEvalDataLoader):
             lists, n_items = lists_of(self.loader, self.settings.ranking_mask), self._dataset.item_num
             for start in range(0, len(self.own_rows), self.users_a_step):
                 rows = self.own_rows[start : start + self.users_a_step]
-                yield RankingBatch(
-                    self.user_df[rows], self.uid_list[rows], rows_of(lists.masked, rows),
-                    rows_of(lists.positives, rows), factors, n_items, self.settings.scorer,
-                )  # fmt: skip
+                masked, positives = rows_of(lists.masked, rows), rows_of(lists.positives, rows)
+                yield RankingBatch(self.uid_list[rows], masked, positives, factors, n_items, self.settings.scorer)
         elif self.settings.ranking_mask == "seen":
             yield from self.loader
         else:

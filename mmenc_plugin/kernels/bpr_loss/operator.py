@@ -17,59 +17,36 @@ from mmenc_plugin.kernels.bpr_loss import values
 from mmenc_plugin.kernels.bpr_loss.parts import group, reduce, upstream_rows
 from mmenc_plugin.kernels.dispatch import Scorer, choose
 
-Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+_LOSS = (
+    "(Tensor users, Tensor items, Tensor user_ids, Tensor positive_ids, Tensor negative_ids, Tensor? bias, "
+    "Tensor? log_q, Tensor? weights, str loss, str reduction, bool gradients, bool user_gradient, bool sparse_grad, "
+    "str scorer) -> (Tensor loss, Tensor coefficients, Tensor user_rows)"
+)
+_BACKWARD = (
+    "(Tensor gradient, Tensor users, Tensor items, Tensor user_ids, Tensor positive_ids, Tensor negative_ids, "
+    "Tensor? bias, Tensor? weights, Tensor coefficients, Tensor user_rows, str reduction, bool[] needs, str scorer) "
+    "-> (Tensor, Tensor, Tensor)"
+)
 
 
-@torch.library.custom_op("mmenc::bpr_loss", mutates_args=())
-def bpr_loss_op(  # noqa: PLR0913
-    users: Tensor,
-    items: Tensor,
-    user_ids: Tensor,
-    positive_ids: Tensor,
-    negative_ids: Tensor,
-    bias: Tensor | None,
-    log_q: Tensor | None,
-    weights: Tensor | None,
-    loss: str,
-    reduction: str,
-    gradients: bool,
-    user_gradient: bool,
-    sparse_grad: bool,
-    scorer: str,
-) -> tuple[Tensor, Tensor, Tensor]:
+@torch.library.custom_op("mmenc::bpr_loss", mutates_args=(), schema=_LOSS)
+def bpr_loss_op(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     """The loss, and where asked for the coefficients [B, 1 + K] and the rows [B, D] of `parts.Forward`, else [0]."""
-    ids = (user_ids.long(), positive_ids.long(), negative_ids.long())
+    users, items, user_ids, positive_ids, negative_ids, bias, log_q, weights, loss, reduction = inputs[:10]
+    gradients, user_gradient, _, scorer = inputs[10:]
+    ids = user_ids.long(), positive_ids.long(), negative_ids.long()
     values.check(users, items, *ids, weights, reduction)
     with torch.autocast(users.device.type, enabled=False):
-        found = _implementation(scorer, users, items).forward(
-            users, items, *ids, bias, log_q, loss, gradients, user_gradient
-        )
+        solve = _implementation(scorer, users, items)
+        found = solve.forward(users, items, *ids, bias, log_q, loss, gradients, user_gradient)
         values.check_finite(found, users, items, *ids, bias, log_q)
-        nothing = found.losses.new_empty(0)
-        return (
-            reduce(found.losses, weights, reduction),
-            nothing if found.coefficients is None else found.coefficients,
-            nothing.clone() if found.user_rows is None else found.user_rows,
-        )
+        made = (reduce(found.losses, weights, reduction), found.coefficients, found.user_rows)
+    return cast(tuple[Tensor, Tensor, Tensor], tuple(found.losses.new_empty(0) if m is None else m for m in made))
 
 
 @bpr_loss_op.register_fake
-def _(  # noqa: PLR0913
-    users: Tensor,
-    items: Tensor,
-    user_ids: Tensor,
-    positive_ids: Tensor,
-    negative_ids: Tensor,
-    bias: Tensor | None,
-    log_q: Tensor | None,
-    weights: Tensor | None,
-    loss: str,
-    reduction: str,
-    gradients: bool,
-    user_gradient: bool,
-    sparse_grad: bool,
-    scorer: str,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    users, negative_ids, reduction, gradients, user_gradient = (inputs[at] for at in (0, 4, 9, 10, 11))
     wide = torch.promote_types(users.dtype, torch.float32)
     size, negatives = negative_ids.shape
     return (
@@ -79,85 +56,41 @@ def _(  # noqa: PLR0913
     )
 
 
-@torch.library.custom_op("mmenc::bpr_loss_backward", mutates_args=())
-def bpr_loss_backward_op(  # noqa: PLR0913
-    gradient: Tensor,
-    users: Tensor,
-    items: Tensor,
-    user_ids: Tensor,
-    positive_ids: Tensor,
-    negative_ids: Tensor,
-    bias: Tensor | None,
-    weights: Tensor | None,
-    coefficients: Tensor,
-    user_rows: Tensor,
-    reduction: str,
-    needs: list[bool],
-    scorer: str,
-) -> tuple[Tensor, Tensor, Tensor]:
+@torch.library.custom_op("mmenc::bpr_loss_backward", mutates_args=(), schema=_BACKWARD)
+def bpr_loss_backward_op(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of users [U, D], items [I, D] and bias [I]; [0] for one that is not needed."""
-    nothing = users.new_empty(0)
-    found = _gradients(
-        gradient, users, items, user_ids, positive_ids, negative_ids, bias, weights, coefficients, user_rows,
-        reduction, needs, scorer,
-    )  # fmt: skip
-    return cast(tuple[Tensor, Tensor, Tensor], tuple(nothing.clone() if g is None else g for g in found))
+    found = _gradients(inputs, sparse=False)
+    return cast(tuple[Tensor, Tensor, Tensor], tuple(inputs[1].new_empty(0) if g is None else g for g in found))
 
 
 @bpr_loss_backward_op.register_fake
-def _(  # noqa: PLR0913
-    gradient: Tensor,
-    users: Tensor,
-    items: Tensor,
-    user_ids: Tensor,
-    positive_ids: Tensor,
-    negative_ids: Tensor,
-    bias: Tensor | None,
-    weights: Tensor | None,
-    coefficients: Tensor,
-    user_rows: Tensor,
-    reduction: str,
-    needs: list[bool],
-    scorer: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    nothing, tables = users.new_empty(0), (users, items, bias)
+def _(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    tables = zip((inputs[1], inputs[2], inputs[6]), inputs[-2], strict=True)
     return cast(
         tuple[Tensor, Tensor, Tensor],
         tuple(
-            torch.empty_like(table, memory_format=torch.contiguous_format)
-            if need and table is not None
-            else nothing.clone()
-            for table, need in zip(tables, needs, strict=True)
+            t.new_empty(t.shape if needed else (0,)) if t is not None else inputs[1].new_empty(0)
+            for t, needed in tables
         ),
     )
 
 
-def _gradients(  # noqa: PLR0913
-    gradient: Tensor,
-    users: Tensor,
-    items: Tensor,
-    user_ids: Tensor,
-    positive_ids: Tensor,
-    negative_ids: Tensor,
-    bias: Tensor | None,
-    weights: Tensor | None,
-    coefficients: Tensor,
-    user_rows: Tensor,
-    reduction: str,
-    needs: list[bool],
-    scorer: str,
-    sparse: bool = False,
-) -> Gradients:
-    """The gradients of users, items and bias, dense or as coalesced sparse tensors; None for one not needed."""
-    for_users, for_items, for_bias = needs
+def _gradients(inputs: tuple[Any, ...], *, sparse: bool) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of users, items and bias, dense or as coalesced sparse tensors; None for one not needed.
+
+    Args:
+        inputs: those of the backward operator.
+        sparse: which.
+    """
+    (gradient, users, items, user_ids, positive_ids, negative_ids, bias, weights, coefficients, user_rows,
+     reduction, (for_users, for_items, for_bias), scorer) = inputs  # fmt: skip
     sum_rows = _implementation(scorer, users, items).sum_rows
     d_users = d_items = d_bias = None
     with torch.autocast(users.device.type, enabled=False):
         upstream = upstream_rows(gradient.to(coefficients.dtype), weights, reduction, len(user_ids))
         if for_users:
             groups = group(user_ids, len(users), distinct=sparse)
-            rows = sum_rows(user_rows, 1, upstream, groups, users.dtype)
-            d_users = _table(rows, groups.ids, users)
+            d_users = _table(sum_rows(user_rows, 1, upstream, groups, users.dtype), groups.ids, users)
         if for_items or for_bias:
             pairs = (coefficients * upstream[:, None]).view(-1)
             candidates = torch.cat([positive_ids[:, None], negative_ids], 1)
@@ -166,7 +99,7 @@ def _gradients(  # noqa: PLR0913
                 source = users.index_select(0, user_ids)
                 rows = sum_rows(source, candidates.shape[1], pairs, groups, items.dtype)
                 d_items = _table(rows, groups.ids, items)
-            if for_bias and bias is not None:
+            if for_bias:
                 d_bias = _table(sum_rows(None, 1, pairs, groups, bias.dtype), groups.ids, bias)
     return d_users, d_items, d_bias
 
@@ -185,27 +118,22 @@ def _implementation(scorer: str, users: Tensor, items: Tensor) -> ModuleType:
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    users, items, *ids = inputs[:5]
-    bias, _, weights, _, ctx.reduction, _, _, ctx.sparse, ctx.scorer = inputs[5:]
+    tables_and_ids, bias, weights = inputs[:5], inputs[5], inputs[7]
+    ctx.reduction, ctx.sparse, ctx.scorer = inputs[9], inputs[12], inputs[13]
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(users, items, *ids, bias, weights, *output[1:])
+    ctx.save_for_backward(*tables_and_ids, bias, weights, *output[1:])
 
 
 def _backward(ctx: Any, gradient: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-    rest: tuple[None, ...] = (None,) * 8
-    needs = [ctx.needs_input_grad[argument] for argument in (0, 1, 5)]
+    """Sparse gradients are put together here, since an operator cannot give them."""
     if gradient is None:
         return (None,) * 14
-    if ctx.sparse:
-        found: Gradients = _gradients(
-            gradient, *ctx.saved_tensors, reduction=ctx.reduction, needs=needs, scorer=ctx.scorer, sparse=True
-        )
-    else:
-        dense = bpr_loss_backward_op(gradient, *ctx.saved_tensors, ctx.reduction, needs, ctx.scorer)
-        found = cast(Gradients, tuple(g if need else None for g, need in zip(dense, needs, strict=True)))
-    d_users, d_items, d_bias = found
-    return d_users, d_items, None, None, None, d_bias, *rest
+    needs = [ctx.needs_input_grad[at] for at in (0, 1, 5)]
+    inputs = (gradient, *ctx.saved_tensors, ctx.reduction, needs, ctx.scorer)
+    found = _gradients(inputs, sparse=True) if ctx.sparse else bpr_loss_backward_op(*inputs)
+    d_users, d_items, d_bias = (g if needed else None for g, needed in zip(found, needs, strict=True))
+    return d_users, d_items, None, None, None, d_bias, *(None,) * 8
 
 
 bpr_loss_op.register_autograd(_backward, setup_context=_keep)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmenc_plugin.kernels.checks import CSR
 from mmenc_plugin.kernels.score_topk.ranks import Counter
+from mmenc_plugin.kernels.score_topk.select import kth_best, refuse_nan, the_best
 from mmenc_plugin.kernels.score_topk.tiles import Columns, Tiles
 from mmenc_plugin.types import TargetRanks, TopK
 
@@ -19,6 +20,7 @@ ROWS = 512  # users of a tile
 AREA = 2**20  # scores of a tile: as many as stay in the cache of a core or two
 WIDEST = 2**16  # items of a tile, where there are few users
 VALUES = 2**22  # of a tile's items, where they are wide
+FIRST = 4  # tiles in one, to begin with: a good k-th best score early spares later ones
 GROUP = 32  # items that share one maximum
 ENTRIES = 2**22  # of `exclude` in a block of users: they are sorted, so their number is bounded
 WAITING = 64  # places for what may join the k best, at least
@@ -43,7 +45,7 @@ def score_topk(
     exclude = exclude or (ids.new_zeros(len(users) + 1), ids.new_zeros(0))
     for block in _blocks(exclude[0]) if len(columns) else ():
         width = _width(block.stop - block.start, len(columns), users.shape[1])
-        tiles = Tiles(users[block].to(wide), columns, width, _csr_rows(exclude, block))
+        tiles = Tiles(users[block].to(wide), columns, width, FIRST, _csr_rows(exclude, block))
         counter = None if targets is None else Counter(tiles, _csr_rows(targets, block))
         scores[block], ids[block] = _rank(tiles, k, counter)
         counts += [] if counter is None else [counter.counts]
@@ -105,31 +107,45 @@ class _Best:
         Raises:
             ValueError: a score is NaN.
         """
-        peaks = tile.view(len(tile), -1, GROUP).amax(2)  # NaN where any of the group is
-        row, group = (peaks <= self.worst[:, None]).logical_not_().nonzero(as_tuple=True)
-        if len(row) * 2 > peaks.numel():
-            row, column, scores = self._best_of(tile)
-        else:
-            scores = tile.view(-1, GROUP).index_select(0, row * peaks.shape[1] + group)
-            passed, within = (scores <= self.worst[row, None]).logical_not_().nonzero(as_tuple=True)
-            scores, row, column = scores[passed, within], row[passed], group[passed] * GROUP + within
-            _refuse_nan(scores)
+        if bool((self.counts > self.k).any()):
+            self._settle(self.scores, self.columns)
+        row, column, scores = self._passing(tile, None if start else self._bar(tile))
         fresh = torch.bincount(row, minlength=len(tile))
+        if start and bool((fresh > self.waiting).any()):
+            row, column, scores = self._passing(tile, self._bar(tile))
+            fresh = torch.bincount(row, minlength=len(tile))
         if bool((self.counts + fresh > self.waiting).any()):
             self._settle(self.scores, self.columns)
-        if bool((fresh > self.waiting).any()):
-            self._take_whole(start, tile)
+        if bool((fresh > self.waiting).any()):  # most scores are equal
+            columns = torch.arange(start, start + tile.shape[1], device=tile.device).expand(len(tile), -1)
+            self._settle(torch.cat([self.scores, tile], 1), torch.cat([self.columns, columns], 1))
             return
         place = self.k + self.counts[row] + torch.arange(len(row), device=row.device) - (fresh.cumsum(0) - fresh)[row]
         self.scores[row, place], self.columns[row, place] = scores, column + start
         self.counts += fresh
 
-    def _best_of(self, tile: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Row, column and score of what is among the k best of the tile: few, but for ties, even if all is good."""
-        _refuse_nan(tile)
-        worst = tile.topk(min(self.k, tile.shape[1]), dim=1, sorted=False).values.amin(1, keepdim=True)
-        row, column = ((tile >= worst) & (tile > self.worst[:, None])).nonzero(as_tuple=True)
-        return row, column, tile[row, column]
+    def _bar(self, tile: Tensor) -> Tensor | None:
+        """The k-th best score of each row of the tile, below which nothing in it can be among the k best."""
+        return kth_best(tile, self.k) if tile.shape[1] > self.k else None
+
+    def _passing(self, tile: Tensor, bar: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Row, column and score of what may join: better than the worst, and not below the bar [R, 1]."""
+
+        def passes(scores: Tensor, row: Tensor | slice) -> Tensor:
+            fails = scores <= self.worst[row, None]  # NaN does not, and comes up for its refusal
+            return (fails if bar is None else fails.logical_or_(scores < bar[row])).logical_not_()
+
+        peaks = tile.view(len(tile), -1, GROUP).amax(2)  # NaN where any of the group is
+        row, group = passes(peaks, slice(None)).nonzero(as_tuple=True)
+        if len(row) * 2 > peaks.numel():
+            row, column = passes(tile, slice(None)).nonzero(as_tuple=True)
+            scores = tile.view(-1).index_select(0, row * tile.shape[1] + column)
+        else:
+            found = tile.view(-1, GROUP).index_select(0, row * peaks.shape[1] + group)
+            passed, within = passes(found, row).nonzero(as_tuple=True)
+            scores, row, column = found[passed, within], row[passed], group[passed] * GROUP + within
+        refuse_nan(scores)
+        return row, column, scores
 
     def ranked(self) -> tuple[Tensor, Tensor]:
         """Scores [R, k] and columns [R, k], best first, equal scores by the smaller column."""
@@ -138,24 +154,11 @@ class _Best:
         scores, order = self.scores[:, : self.k].sort(dim=1, descending=True, stable=True)
         return scores, self.columns[:, : self.k].gather(1, order)
 
-    def _take_whole(self, start: int, tile: Tensor) -> None:
-        """For where most scores are equal, or k is large."""
-        columns = torch.arange(start, start + tile.shape[1], device=tile.device).expand(len(tile), -1)
-        self._settle(torch.cat([self.scores, tile], 1), torch.cat([self.columns, columns], 1))
-
     def _settle(self, scores: Tensor, columns: Tensor) -> None:
         """Keep the k best of [R, more than k] scores, the first of equal ones, in their order."""
-        worst = scores.topk(self.k, dim=1, sorted=False).values.amin(1, keepdim=True)
-        above, equal = scores > worst, scores == worst
-        room = self.k - above.sum(1, keepdim=True)
-        kept = above | (equal & (equal.cumsum(1) <= room))
+        kept, worst = the_best(scores, self.k)
         self.scores[:, : self.k] = scores[kept].view(-1, self.k)
         self.columns[:, : self.k] = columns[kept].view(-1, self.k)
         self.scores[:, self.k :] = -torch.inf
         self.counts.zero_()
         self.worst = worst[:, 0]
-
-
-def _refuse_nan(scores: Tensor) -> None:
-    if bool(scores.isnan().any()):
-        raise ValueError("a score is not a number (infinite users, items or bias), so there is no order of scores.")

@@ -37,10 +37,11 @@ class Counter:
     def _own_scores(self, tiles: Tiles) -> Tensor:
         columns, order = self._columns.sort()
         scores = tiles.users.new_empty(len(columns))
+        tile = tiles.users.new_empty(len(tiles.users), tiles.width)
         for number, (span, part) in enumerate(zip(tiles.spans.all, tiles.spans.cut(columns), strict=True)):
             if part.stop > part.start:
                 here = order[part]
-                scores[here] = tiles.raw(number)[self._rows[here], columns[part] - span.start]
+                scores[here] = tiles.raw(number, tile)[self._rows[here], columns[part] - span.start]
         if bool(scores.isnan().any()):
             raise ValueError("the score of a target is not a number (infinite users, items or bias).")
         return scores

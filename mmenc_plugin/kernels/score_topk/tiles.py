@@ -83,36 +83,47 @@ class Tiles:
     Args:
         users: [R, D], in the type of the scores.
         columns: what they are scored with.
-        width: W, of every tile; the last one is filled up with -inf.
+        width: of every span of columns; a last one that is narrower is filled up.
+        first: how many spans make the first tile; all others are one span.
         exclude: CSR of the block: offsets [R + 1] and item rows.
     """
 
-    def __init__(self, users: Tensor, columns: Columns, width: int, exclude: CSR) -> None:
-        self.users, self.columns = users, columns
+    def __init__(self, users: Tensor, columns: Columns, width: int, first: int, exclude: CSR) -> None:
+        self.users, self.columns, self.width = users, columns, width
         self.spans = Spans(len(columns), width)
-        self._tile = users.new_empty(len(users), width)
+        self._first = min(first, len(self.spans.all))
         self._closed = self.spans.cut(columns.closed)
         at, there = columns.of_rows(exclude[1])
         at, order = at[there].sort()
         self._excluded = torch.stack([rows_of(exclude[0])[there][order], at])  # user and column, by column
         self._masks = self.spans.cut(at)
 
-    def raw(self, number: int) -> Tensor:
-        """Scores [R, width of the span] of span `number`, nothing masked; a view of the tile."""
+    def raw(self, number: int, out: Tensor) -> Tensor:
+        """Scores [R, width] of span `number`, nothing masked, in `out`; beyond the span's end they mean nothing."""
         span = self.spans.all[number]
-        table = self.columns.table(span).to(self.users.dtype)
+        table, bias = self.columns.table(span).to(self.users.dtype), self.columns.biases(span)
         # All products are of one shape, the last one too, since others are rounded otherwise: so equal items tie.
-        missing = self._tile.shape[1] - len(table)
-        torch.mm(self.users, functional.pad(table, (0, 0, 0, missing)).T if missing else table.T, out=self._tile)
-        scores, bias = self._tile[:, : len(table)], self.columns.biases(span)
-        return scores if bias is None else scores.add_(bias)
+        missing = self.width - len(table)
+        torch.mm(self.users, functional.pad(table, (0, 0, 0, missing)).T if missing else table.T, out=out)
+        if bias is not None:
+            out[:, : len(bias)].add_(bias)
+        return out
 
     def masked(self) -> Iterator[tuple[int, Tensor]]:
-        """Each span's first column and tile [R, W]; -inf where an item is not admissible."""
-        for number, span in enumerate(self.spans.all):
-            self.raw(number)
-            self._tile[:, span.stop - span.start :] = -torch.inf
-            row, column = self._excluded[:, self._masks[number]]
-            self._tile.view(-1).index_fill_(0, row * self._tile.shape[1] + (column - span.start), -torch.inf)
-            self._tile.index_fill_(1, self.columns.closed[self._closed[number]] - span.start, -torch.inf)
-            yield span.start, self._tile
+        """Each tile's first column and scores [R, W]; -inf where an item is not admissible."""
+        tile = self.users.new_empty(len(self.users), self._first * self.width)
+        for number in range(self._first):
+            self._fill(number, tile[:, number * self.width : (number + 1) * self.width])
+        if self._first:
+            yield 0, tile
+        tile = tile.view(-1)[: len(self.users) * self.width].view(-1, self.width)
+        for number in range(self._first, len(self.spans.all)):
+            self._fill(number, tile)
+            yield number * self.width, tile
+
+    def _fill(self, number: int, out: Tensor) -> None:
+        span = self.spans.all[number]
+        self.raw(number, out)[:, span.stop - span.start :] = -torch.inf
+        row, column = self._excluded[:, self._masks[number]]
+        out[row, column - span.start] = -torch.inf
+        out[:, self.columns.closed[self._closed[number]] - span.start] = -torch.inf

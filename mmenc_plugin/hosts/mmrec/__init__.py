@@ -1,0 +1,1 @@
+"""MMRec as a host: our models under its loader, trainer and evaluator. See `install`."""

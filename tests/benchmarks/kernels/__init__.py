@@ -1,0 +1,1 @@
+"""Time and memory of the kernels against the plain way and against their peers; see `__main__.py`."""
