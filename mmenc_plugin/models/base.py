@@ -45,10 +45,17 @@ class MultimodalRecommender(nn.Module):
         settings: of the model's own kind.
         features: of the items, in the host's row order.
         interactions: of the training part.
+
+    Attributes:
+        learns: whether there is anything to train; where not, `loss` has no parts, and hosts train no epoch.
+        is_product: whether the scores are products of what `embed` gives, so that hosts may rank by those. A model
+            that says no has no `embed`, and its own `scores`, `pair_scores` and `topk`.
     """
 
     settings: ClassVar[type[ModelSettings]] = ModelSettings
     citation: ClassVar[Citation]
+    learns: ClassVar[bool] = True
+    is_product: bool = True
 
     def __init__(self, settings: ModelSettings, features: ItemFeatures, interactions: Interactions) -> None:
         super().__init__()

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from mmenc_plugin.models.base import ItemFeatures, ModelSettings, MultimodalRecommender, register
 from mmenc_plugin.models.blocks.graph import Graph, bipartite, degrees, distinct, light_gcn, symmetrically_normalised
-from mmenc_plugin.models.blocks.item_graph import nearest_items
+from mmenc_plugin.models.blocks.item_graph import nearest_items, shares
 from mmenc_plugin.models.blocks.losses import bpr
-from mmenc_plugin.types import Citation, Embeddings, Interactions, Modality, TripletBatch
+from mmenc_plugin.types import Citation, Embeddings, Interactions, TripletBatch
 
 
 class FREEDOMSettings(ModelSettings):
@@ -95,17 +95,11 @@ class FREEDOM(MultimodalRecommender):
 
     def _item_graph(self) -> Graph:
         """The weighted sum of the modalities' graphs, each an unweighted kNN graph, normalised."""
+        of_modality = shares(self.features.modalities, self.options.image_weight)
         edges = [nearest_items(self.features, m, self.options.knn_k) for m in self.features.modalities]
         values = [
             weight * symmetrically_normalised(e.rows, e.columns, torch.ones_like(e.cosines), self.n_items)
-            for e, weight in zip(edges, self._shares(), strict=True)
+            for e, weight in zip(edges, of_modality, strict=True)
         ]
         rows, columns = torch.cat([e.rows for e in edges]), torch.cat([e.columns for e in edges])
         return Graph(rows, columns, torch.cat(values), (self.n_items, self.n_items))
-
-    def _shares(self) -> list[float]:
-        modalities: tuple[Modality, ...] = self.features.modalities
-        if modalities == ("image",) or "image" not in modalities:
-            return [1 / len(modalities)] * len(modalities)
-        rest = (1 - self.options.image_weight) / (len(modalities) - 1)
-        return [self.options.image_weight if m == "image" else rest for m in modalities]

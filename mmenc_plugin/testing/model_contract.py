@@ -37,6 +37,7 @@ class ModelContract:
         unchanged: parameters that a first step of training leaves as they are.
         unscored: parameters that only the loss needs.
         stops_gradients: the loss detaches something on purpose, so that its gradient is not its derivative.
+        features_train_only: features are read by the loss and not by the scores.
     """
 
     model: ClassVar[str]
@@ -46,6 +47,7 @@ class ModelContract:
     unchanged: ClassVar[frozenset[str]] = frozenset()
     unscored: ClassVar[frozenset[str]] = frozenset()
     stops_gradients: ClassVar[bool] = False
+    features_train_only: ClassVar[bool] = False
 
     def build(self, data: Checkerboard, seed: int = 0, **settings: Any) -> MultimodalRecommender:
         """The model on a data set, embeddings 8 wide unless `settings` says otherwise."""
@@ -111,6 +113,10 @@ class ModelContract:
         """Its parts are finite scalars, and one step of Adam changes every parameter but those of `unchanged`."""
         data = checkerboard(modalities)
         model = self.build(data).train()
+        if not model.learns:
+            assert not list(model.parameters())
+            assert model.loss(data.batch(torch.Generator().manual_seed(0))) == {}
+            return
         before = {name: p.detach().clone() for name, p in model.named_parameters()}
         optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
         parts = model.loss(data.batch(torch.Generator().manual_seed(0)))
@@ -124,6 +130,8 @@ class ModelContract:
         """What is learned is used in ranking, but for `unscored`."""
         data = checkerboard()
         model = samples.shaken(self.build(data)).train()
+        if not model.learns:
+            return
         scores = model.scores(torch.arange(1, data.interactions.n_users))
         weights = torch.randn(scores.shape, generator=torch.Generator().manual_seed(0))
         (scores * weights).sum().backward()  # type: ignore[no-untyped-call]
@@ -136,6 +144,8 @@ class ModelContract:
             return
         data = checkerboard(n=4, taken=1)
         model = samples.shaken(self.build(data, embedding_size=2)).double().train()
+        if not model.learns:
+            return
         loss = samples.SummedLoss(model, data.batch(torch.Generator().manual_seed(0)))
         names, values = zip(*loss.named_parameters(), strict=True)
 
@@ -166,7 +176,7 @@ class ModelContract:
             model.eval()
             model.scores(users)
             assert len(calls) == 3
-        assert model.scores(users).requires_grad
+        assert model.scores(users).requires_grad == model.learns
         other = self.build(data, seed=1).eval()
         model.load_state_dict(other.state_dict())
         with torch.no_grad():
@@ -180,12 +190,15 @@ class ModelContract:
 
     @pytest.mark.parametrize("modality", ["image", "text"])
     def test_items_are_told_apart_by_each_modality(self, modality: Modality) -> None:
-        """Other features of one modality, all else equal, give other scores."""
+        """Other features of one modality, all else equal, give other scores, before or after training."""
         data = checkerboard()
         rows, scores = torch.arange(1, data.interactions.n_users), []
         for changed in (data, data.with_other(modality)):
+            model = samples.shaken(self.build(changed))
+            if self.features_train_only:
+                samples.train(model, changed, 3, self.learning_rate)
             with torch.no_grad():
-                scores.append(samples.shaken(self.build(changed)).eval().scores(rows))
+                scores.append(model.eval().scores(rows))
         assert not torch.allclose(scores[0], scores[1], atol=1e-4)
 
     @pytest.mark.parametrize("modalities", samples.SUBSETS, ids="+".join)
@@ -193,7 +206,8 @@ class ModelContract:
         """After training, the best unseen item of nine users in ten is one of those held out."""
         data = checkerboard(modalities)
         model = self.build(data)
-        samples.train(model, data, self.steps, self.learning_rate)
+        if model.learns:
+            samples.train(model, data, self.steps, self.learning_rate)
         users = torch.arange(1, data.interactions.n_users)
         offsets, seen = data.excluded
         with torch.no_grad():

@@ -137,12 +137,10 @@ def test_two_processes_rank_as_one_does(folder, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     two = result(python(folder, RANK_TWICE, f"--port={free_port()}"))
     monkeypatch.chdir(folder)
-    import torch
     from recbole.quick_start import load_data_and_model
 
     checkpoint = next((folder / "two").glob("VBPR*.pth"))
     config, model, _, train, _, test = load_data_and_model(checkpoint)
-    config["single_spec"], config["device"] = True, torch.device("cpu")
     trainer = MultimodalTrainer(config, model)
     trainer.eval_collector.data_collect(train)
     one = trainer.evaluate(test, model_file=checkpoint)

@@ -16,7 +16,7 @@ from mmenc_plugin.kernels.bpr_loss import cpu, reference
 TRITON = pytest.param(
     "triton", marks=pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="triton is not installed")
 )
-SCORERS = ["cpu", "reference"]
+SCORERS = ["cpu", "reference", TRITON]
 LOSSES = ["bpr", "softmax"]
 SIZES = [(1, 1, 1), (2, 1, 3), (7, 3, 5), (8, 4, 16), (9, 2, 33), (33, 5, 7), (3, 130, 4), (5, 17, 64), (3, 2, 1024)]
 

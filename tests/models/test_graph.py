@@ -5,7 +5,16 @@ import copy
 import pytest
 import torch
 
-from mmenc_plugin.models.blocks.graph import Graph, bipartite, distinct, light_gcn, symmetrically_normalised
+from mmenc_plugin.models.blocks.graph import (
+    Graph,
+    averaging,
+    bipartite,
+    distinct,
+    inverse_root,
+    light_gcn,
+    of_users,
+    symmetrically_normalised,
+)
 from mmenc_plugin.types import Interactions
 
 USERS, ITEMS = torch.tensor([0, 0, 1, 3, 3, 3]), torch.tensor([1, 2, 1, 0, 1, 2])
@@ -38,6 +47,15 @@ def test_the_bipartite_graph_is_symmetrically_normalised():
     assert torch.autograd.gradcheck(graph, (x,))  # by the matrix itself, which equals its transpose
 
 
+def test_the_averaging_graph_gives_means_of_neighbours():
+    graph, x = averaging(USERS, ITEMS, 4, 4).double(), torch.randn(8, 3, dtype=torch.float64, requires_grad=True)
+    means = graph(x)
+    torch.testing.assert_close(means[3], x[[4, 5, 6]].mean(0), rtol=1e-6, atol=1e-7)  # user 3 took items 0, 1, 2
+    torch.testing.assert_close(means[5], x[[0, 1, 3]].mean(0), rtol=1e-6, atol=1e-7)  # item 1 went to users 0, 1, 3
+    assert not means[[2, 7]].any()  # user 2 and item 3 have nobody
+    assert torch.autograd.gradcheck(graph, (x,))
+
+
 def test_pairs_are_taken_once():
     inter = Interactions(torch.tensor([1, 0, 1, 1]), torch.tensor([2, 1, 2, 0]), 2, 3)
     users, items = distinct(inter)
@@ -60,6 +78,28 @@ def test_normalising_leaves_empty_rows_empty():
     assert not symmetrically_normalised(rows, columns, torch.zeros(3), 3).any()
 
 
+def test_averaging_is_the_mean_of_neighbours_and_itself():
+    a = dense_bipartite() > 0
+    matrix = a.double() + torch.eye(8)
+    expected = matrix / matrix.sum(1, keepdim=True)
+    found = averaging(USERS, ITEMS, 4, 4, itself=True).double()
+    torch.testing.assert_close(found.matrix().to_dense(), expected, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(found.matrix(transposed=True).to_dense(), expected.T, rtol=1e-6, atol=1e-7)
+
+
+def test_the_part_of_the_users_is_that_of_the_bipartite_graph():
+    found = of_users(USERS, ITEMS, 4, 4).matrix().to_dense().double()
+    torch.testing.assert_close(found, dense_bipartite()[:4, 4:], rtol=1e-6, atol=1e-7)
+
+
+def test_the_inverse_root_has_a_gradient_of_zero_where_there_is_nothing():
+    sums = torch.tensor([4.0, 0.0, -1.0], requires_grad=True)
+    root = inverse_root(sums)
+    root.sum().backward()
+    assert root.tolist() == [0.5, 0.0, 0.0]
+    assert sums.grad.tolist() == [-0.0625, 0.0, 0.0]
+
+
 def test_a_graph_is_not_saved_and_copies_share_it():
     graph = bipartite(USERS, ITEMS, 4, 4)
     twin = copy.deepcopy(graph)
@@ -67,3 +107,16 @@ def test_a_graph_is_not_saved_and_copies_share_it():
     assert twin.forth_values.data_ptr() == graph.forth_values.data_ptr()
     twin.double()
     assert graph.forth_values.dtype == torch.float32
+
+
+def test_some_rows_are_those_of_the_matrix():
+    rows, columns = torch.tensor([2, 0, 0, 2, 3]), torch.tensor([1, 3, 3, 0, 2])
+    graph = Graph(rows, columns, torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]), (4, 4))
+    wanted = torch.tensor([2, 1, 0, 2])
+    found = graph.rows(wanted)
+    assert torch.equal(found.to_dense(), graph.matrix().to_dense()[wanted])
+    assert torch.equal(
+        found.indices(),
+        torch.sparse_coo_tensor(found.indices(), found.values(), check_invariants=True).coalesce().indices(),
+    )
+    assert graph.rows(wanted[:0]).shape == (0, 4)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmenc_plugin import models
 from mmenc_plugin.errors import DataError, SettingsError
@@ -39,6 +39,8 @@ class _Face:
         users, items = (torch.from_numpy(np.asarray(ids, dtype=np.int64)) for ids in (matrix.row, matrix.col))
         interactions = Interactions(users, items, *matrix.shape)
         self.model = models.build(self.mmenc_name, settings, self._features(config, matrix.shape[1]), interactions)
+        if not self.model.learns:
+            self.nothing = nn.Parameter(torch.zeros(()))  # MMRec's trainer wants a loss, and its optimizer a parameter
 
     def pre_epoch_processing(self) -> None:
         """Before each epoch."""
@@ -46,6 +48,8 @@ class _Face:
 
     def calculate_loss(self, interaction: Tensor) -> Tensor:
         """The summed loss of a batch [3, B]: users, positives and negatives."""
+        if not self.model.learns:
+            return self.nothing * 0
         return torch.stack(list(self.model.loss(TripletBatch(*interaction[:3])).values())).sum()
 
     def full_sort_predict(self, interaction: Any) -> Tensor:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import torch
 from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import InputType
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmenc_plugin import models
 from mmenc_plugin.hosts.recbole import config as our_config
@@ -27,6 +28,8 @@ class RecboleModel(GeneralRecommender):
         set_scorer(ranking_settings(config).scorer)
         settings = our_config.model_settings(config, self.mmenc_name)
         self.model = models.build(self.mmenc_name, settings, dataset.item_features(), self._interactions(dataset))
+        if not self.model.learns:
+            self.nothing = nn.Parameter(torch.zeros(()))  # RecBole's optimizers want a parameter
         # Feature tables and graphs are made in every process: DistributedDataParallel need not send them at each step.
         saved = self.state_dict().keys()
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers() if name not in saved]

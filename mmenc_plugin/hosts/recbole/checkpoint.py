@@ -167,9 +167,15 @@ def _check_format(f: Any) -> None:
 
 
 def _complete(config: Any) -> None:
-    """Put the class references back that were left inert, and take the pickled caches away."""
+    """Put the class references back that were left inert, and take the pickled caches away.
+
+    What several processes have trained is one process's business where there are none.
+    """
+    import torch
     from recbole.utils import get_model
 
     config.yaml_loader = config._build_yaml_loader()
     config.model_class = get_model(config.final_config_dict["model"])
     config.final_config_dict.update(dataset_save_path=_NOWHERE, dataloaders_save_path=_NOWHERE)
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        config.final_config_dict.update(single_spec=True, local_rank=0)

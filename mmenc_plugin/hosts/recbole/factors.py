@@ -110,6 +110,8 @@ def factors_of(model: Any, interaction: Any) -> Factors | str:
     from mmenc_plugin.hosts.recbole.adapter import RecboleModel
 
     if isinstance(model, RecboleModel):
+        if not model.model.is_product:
+            return f"the scores of {model.mmenc_name} are no dot products under these settings"
         found = model.model.embed()
         return Factors(found.users.__getitem__, found.items, found.item_bias)
     name = known_as(type(model))

@@ -11,8 +11,15 @@ from recbole.trainer.trainer import Trainer
 class MultimodalTrainer(Trainer):
     """Trainer of our models."""
 
+    def __init__(self, config: Any, model: Any) -> None:
+        super().__init__(config, model)
+        if not model.model.learns:
+            self.epochs = min(config["epochs"], 1)  # in which the validation set is ranked, as with any model
+
     def _train_epoch(self, *args: Any, **kwargs: Any) -> Any:
         """See RecBole; the model draws or builds what it makes anew in each epoch."""
+        if not self.model.model.learns:
+            return 0.0
         self.model.model.begin_epoch()
         return super()._train_epoch(*args, **kwargs)
 

@@ -145,10 +145,11 @@ def _positive_scores(p: Problem) -> Tensor:
     """[T] the score of each positive."""
     rows, items, width = rows_of(p.targets), _Side.items(p), p.queries.shape[1]
     scores = p.scale.new_empty(len(rows))
+    bias = scores if p.bias is None else p.bias.contiguous()
     if len(rows):
         pair_kernel[(-(-len(rows) // BLOCK_PAIRS),)](
-            p.queries.contiguous(), items.rows, scores if items.ids is None else items.ids, p.scale,
-            scores if p.bias is None else p.bias, rows, p.targets[1], scores, len(rows), D=width, BLOCK=BLOCK_PAIRS,
-            BLOCK_D=min(block_d(width), 256), Y_IDS=items.ids is not None, HAS_BIAS=p.bias is not None,
+            p.queries.contiguous(), items.rows, scores if items.ids is None else items.ids, p.scale, bias, rows,
+            p.targets[1], scores, len(rows), D=width, BLOCK=BLOCK_PAIRS, BLOCK_D=min(block_d(width), 256),
+            Y_IDS=items.ids is not None, HAS_BIAS=p.bias is not None,
         )  # fmt: skip
     return scores

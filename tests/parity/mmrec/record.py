@@ -5,7 +5,7 @@
 Every model gets the same small data, one batch, and settings without chance (`OVERRIDES`); its parameters, its loss on
 the batch and its scores of all users and items go to `<MODEL>.safetensors` beside this file, with the commit and the
 settings in the file's metadata. What MMRec imports and does not need here is stubbed, and what stops it on today's
-libraries or without a GPU is mended in memory; its checkout is not touched.
+libraries or without a GPU is mended in memory; its checkout is not touched. MMGCN and GRCN need torch_geometric.
 """
 
 from __future__ import annotations
@@ -31,6 +31,14 @@ N_USERS, N_ITEMS = 20, 30
 OVERRIDES: dict[str, dict[str, Any]] = {
     "VBPR": {"reg_weight": 0.1},
     "FREEDOM": {"dropout": 0.0, "reg_weight": 0.1},
+    "SLMRec": {"recdim": 8, "ssl_temp": 0.5, "ssl_alpha": 0.1},
+    "BM3": {"n_layers": 2, "dropout": 0.0, "reg_weight": 0.1},
+    "LGMRec": {"keep_rate": 1.0, "n_hyper_layer": 2, "cl_weight": 0.01, "reg_weight": 0.1},
+    "LATTICE": {"reg_weight": 0.1, "train_batch_size": 40},
+    "MGCN": {"cl_loss": 0.1, "reg_weight": 0.1, "train_batch_size": 40},
+    "SMORE": {"image_knn_k": 5, "text_knn_k": 4, "cl_loss": 0.1, "reg_weight": 0.1, "train_batch_size": 40},
+    "MMGCN": {"reg_weight": 0.0},
+    "GRCN": {"reg_weight": 0.0, "latent_embedding": 6},
 }
 
 
@@ -67,16 +75,37 @@ class Data:
 
 
 def mend() -> None:
-    """What stops MMRec here: packages it does not use, `.cuda()` on a machine without, names that are gone."""
+    """Mend what stops MMRec here (unused packages, `.cuda()` on a machine without, names that are gone), and noise."""
     for name in ("torch_scatter", "lmdb", "sparsesvd", "sklearn.cluster", "utils.data_utils"):
         if name not in sys.modules:
             sys.modules[name] = types.ModuleType(name)
-    sys.modules["torch_scatter"].scatter = None
+    sys.modules["torch_scatter"].scatter = sys.modules["sklearn.cluster"].KMeans = None
     sys.modules["torch_scatter"].scatter_add = lambda values, index, dim, dim_size: torch.zeros(dim_size).index_add_(
         0, index, values
     )
+    torch.nn.functional.gumbel_softmax = lambda logits, tau, hard, dim: (logits / tau).softmax(dim)
     torch.Tensor.cuda = lambda self, *args, **kwargs: self
     sp.dok_matrix._update = lambda self, other: self._dict.update(other)
+
+
+def narrow_mmgcn(module: Any) -> None:
+    """Its graph of pictures is 256 wide, wherever it stands: here 14, less than our pictures' 16."""
+    make = module.GCN.__init__
+
+    def narrow(self: Any, *args: Any, dim_latent: int | None = None, **kwargs: Any) -> None:
+        make(self, *args, dim_latent=dim_latent and 14, **kwargs)
+
+    module.GCN.__init__ = narrow
+
+
+def tensors_of(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The parameters, and what was meant to be one but is a plain tensor."""
+    named = dict(network.state_dict())
+    for prefix, module in network.named_modules():
+        for name, value in vars(module).items():
+            if isinstance(value, torch.Tensor) and value.requires_grad:
+                named[f"{prefix}.{name}".lstrip(".")] = value
+    return named
 
 
 class Settings(dict[str, Any]):
@@ -111,12 +140,13 @@ def record(model: str, checkout: Path) -> None:
             np.save(f"{folder}/{modality}.npy", inputs[modality].numpy())
         config = config_of(model, checkout, f"{folder}/")
         torch.manual_seed(0)
-        network = getattr(importlib.import_module(f"models.{model.lower()}"), model)(config, Data(inputs))
+        module = importlib.import_module(f"models.{model.lower()}")
+        if model == "MMGCN":
+            narrow_mmgcn(module)
+        network = getattr(module, model)(config, Data(inputs))
     batch = torch.stack([inputs[f"batch_{part}"] for part in ("users", "positives", "negatives")])
     network.pre_epoch_processing()
-    parameters = {
-        f"parameter:{name}": p.detach().clone() for name, p in network.state_dict().items() if not p.is_sparse
-    }
+    parameters = {f"parameter:{name}": p.detach().clone() for name, p in tensors_of(network).items() if not p.is_sparse}
     loss = network.calculate_loss(batch).detach().reshape(())
     network.eval()
     with torch.no_grad():
