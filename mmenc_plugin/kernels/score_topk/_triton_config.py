@@ -47,16 +47,17 @@ TABLE: dict[tuple[int, int], Config] = {
     (4, WIDE): Config(128, 64, 32, 8, 2),
 }
 GROUPS = {1 << 19: 32, 1 << 22: 64, WIDE: 128}  # items up to which there are so many in a group
-COUNT_WARPS = 8  # when ranks are counted, three sums need registers
 RESCORED = 128  # most values of a row at a time when scores are computed again
 
 
-def config(dtype: torch.dtype, width: int, num_warps: int | None = None) -> Config:
-    """That for rows of D = width elements, perhaps with other warps than the table's."""
+def config(dtype: torch.dtype, width: int, counting: bool = False) -> Config:
+    """That for rows of D = width elements, to find the maxima or to count ranks, whose sums need registers."""
     fitting = min(d for size, d in TABLE if size == dtype.itemsize and width <= d)
-    found = TABLE[dtype.itemsize, fitting]
-    narrow = min(found.block_d, block_d(width))
-    return Config(found.block_x, found.block_y, narrow, num_warps or found.num_warps, found.num_stages)
+    c = TABLE[dtype.itemsize, fitting]
+    narrow = min(c.block_d, block_d(width))
+    if counting:
+        return Config(c.block_x, c.block_y // 2, narrow, 8, c.num_stages)
+    return Config(c.block_x, c.block_y, narrow, c.num_warps, c.num_stages)
 
 
 def group(items: int, block_y: int) -> int:
@@ -81,7 +82,7 @@ def variants() -> Iterator[Variant]:
     yield from _peaks(torch.bfloat16, 56, False)
     for dtype, width in ((torch.bfloat16, 64), (torch.bfloat16, 1024), (torch.float32, 64)):
         again = {"D": width, "BLOCK_D": min(block_d(width), RESCORED), "GROUP": 64, "HAS_BIAS": True}
-        yield _variant("rescore+bias", rescore_kernel, again, dtype, config(dtype, width, 4))
+        yield _variant("rescore+bias", rescore_kernel, again, dtype, config(dtype, width))
 
 
 def _peaks(dtype: torch.dtype, width: int, all_options: bool) -> Iterator[Variant]:
@@ -96,11 +97,11 @@ def _peaks(dtype: torch.dtype, width: int, all_options: bool) -> Iterator[Varian
 
 
 def _counts(dtype: torch.dtype, width: int, all_options: bool) -> Iterator[Variant]:
-    c = config(dtype, width, COUNT_WARPS)
+    c = config(dtype, width, counting=True)
     for bias, events in _options(all_options):
         options = {**c.tiles(width), "HAS_BIAS": bias, "HAS_EVENTS": events}
         yield _variant(f"count{'+bias' * bias}{'+events' * events}", count_kernel, options, dtype, c)
-    own = {**c.products(width), "BLOCK": c.block_y, "HAS_BIAS": True}
+    own = {**c.products(width), "BLOCK": c.block_x, "HAS_BIAS": True}
     yield _variant("own+bias", own_kernel, own, dtype, c)
 
 
