@@ -58,7 +58,7 @@ def test_a_page_holds_every_side_and_whether_the_targets_are_met(monkeypatch, ca
     assert [line.split("|")[1].strip() for line in printed.splitlines() if line.startswith("| ")] == [
         "side", "ours", PLAIN,
     ]  # fmt: skip
-    assert "target: memory of ours to plain PyTorch, at most 1: 1, met" in printed
+    assert "target: memory of ours to the plain way, at most 1: 1, met" in printed
     assert (tmp_path / "page.md").read_text().strip() == printed.strip()
 
 

@@ -5,7 +5,16 @@ import copy
 import pytest
 import torch
 
-from mmenc_plugin.models.blocks.graph import Graph, averaging, bipartite, distinct, light_gcn, symmetrically_normalised
+from mmenc_plugin.models.blocks.graph import (
+    Graph,
+    averaging,
+    bipartite,
+    distinct,
+    inverse_root,
+    light_gcn,
+    of_users,
+    symmetrically_normalised,
+)
 from mmenc_plugin.types import Interactions
 
 USERS, ITEMS = torch.tensor([0, 0, 1, 3, 3, 3]), torch.tensor([1, 2, 1, 0, 1, 2])
@@ -67,6 +76,28 @@ def test_normalising_leaves_empty_rows_empty():
     values = symmetrically_normalised(rows, columns, torch.tensor([3.0, 1.0, 4.0]), 3)
     torch.testing.assert_close(values, torch.tensor([3.0 / 4, 1.0 / 4, 1.0]))
     assert not symmetrically_normalised(rows, columns, torch.zeros(3), 3).any()
+
+
+def test_averaging_is_the_mean_of_neighbours_and_itself():
+    a = dense_bipartite() > 0
+    matrix = a.double() + torch.eye(8)
+    expected = matrix / matrix.sum(1, keepdim=True)
+    found = averaging(USERS, ITEMS, 4, 4, itself=True).double()
+    torch.testing.assert_close(found.matrix().to_dense(), expected, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(found.matrix(transposed=True).to_dense(), expected.T, rtol=1e-6, atol=1e-7)
+
+
+def test_the_part_of_the_users_is_that_of_the_bipartite_graph():
+    found = of_users(USERS, ITEMS, 4, 4).matrix().to_dense().double()
+    torch.testing.assert_close(found, dense_bipartite()[:4, 4:], rtol=1e-6, atol=1e-7)
+
+
+def test_the_inverse_root_has_a_gradient_of_zero_where_there_is_nothing():
+    sums = torch.tensor([4.0, 0.0, -1.0], requires_grad=True)
+    root = inverse_root(sums)
+    root.sum().backward()
+    assert root.tolist() == [0.5, 0.0, 0.0]
+    assert sums.grad.tolist() == [-0.0625, 0.0, 0.0]
 
 
 def test_a_graph_is_not_saved_and_copies_share_it():

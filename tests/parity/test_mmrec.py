@@ -33,6 +33,10 @@ class Twin:
     leave_out: tuple[str, ...] = field(default=())
 
 
+def linear(ours: str, theirs: str) -> dict[str, str]:
+    return {f"{ours}.{part}": f"{theirs}.{part}" for part in ("weight", "bias")}
+
+
 def halves(name: str, ours: str = "id") -> dict[str, str | Callable[[dict[str, torch.Tensor]], torch.Tensor]]:
     """Our two tables of users and items out of MMRec's one."""
     return {
@@ -64,6 +68,36 @@ TWINS = {
             "projections.text.bias": "text_trs.bias",
         },
     ),
+    "LATTICE": Twin(
+        {
+            "knn_k": 5, "content_size": 8, "reg_weight": 0.1, "graph_gradient": "first_step", "normalise": "sum",
+            "propagation": "averaging",
+        },
+        {
+            "user_id.weight": "user_embedding.weight",
+            "item_id.weight": "item_id_embedding.weight",
+            "projections.image.weight": "image_trs.weight",
+            "projections.image.bias": "image_trs.bias",
+            "projections.text.weight": "text_trs.weight",
+            "projections.text.bias": "text_trs.bias",
+            "importance": "modal_weight",
+        },
+    ),
+    "MGCN": Twin(
+        {"knn_k": 5, "reg_weight": 0.1, "contrast_weight": 0.1, "scale_shared": True},
+        {
+            "user_id.weight": "user_embedding.weight",
+            "item_id.weight": "item_id_embedding.weight",
+            **linear("attention.0", "query_common.0"),
+            "attention.2.weight": "query_common.2.weight",
+            **linear("projections.image", "image_trs"),
+            **linear("projections.text", "text_trs"),
+            **linear("gates.image", "gate_v.0"),
+            **linear("gates.text", "gate_t.0"),
+            **linear("preferences.image", "gate_image_prefer.0"),
+            **linear("preferences.text", "gate_text_prefer.0"),
+        },
+    ),
     "MMGCN": Twin(
         {"n_layers": 3, "fusion": "mean", "train_embeddings": False, "content_size": 14, "reg_weight": 0.0},
         halves("id_embedding")
@@ -79,6 +113,29 @@ TWINS = {
         | {"of_modality.text.preference.weight": "t_gcn.preference"}
         | {f"of_modality.image.projection.{p}": f"v_gcn.MLP.{p}" for p in ("weight", "bias")}
         | {f"of_modality.text.projection.{p}": f"t_gcn.MLP.{p}" for p in ("weight", "bias")},
+    ),
+    "SMORE": Twin(
+        {"modality_knn_k": {"image": 5, "text": 4}, "reg_weight": 0.1, "contrast_weight": 0.1},
+        {
+            "user_id.weight": "user_embedding.weight",
+            "item_id.weight": "item_id_embedding.weight",
+            **linear("projections.image", "image_trs"),
+            **linear("projections.text", "text_trs"),
+            **linear("attentions.image.0", "query_v.0"),
+            "attentions.image.2.weight": "query_v.2.weight",
+            **linear("attentions.text.0", "query_t.0"),
+            "attentions.text.2.weight": "query_t.2.weight",
+            **{
+                f"filters.{view}": lambda theirs, name=name: theirs[f"{name}_complex_weight"][0]
+                for view, name in enumerate(("image", "text", "fusion"))
+            },
+            **linear("gates.0", "gate_v.0"),
+            **linear("gates.1", "gate_t.0"),
+            **linear("gates.2", "gate_f.0"),
+            **linear("preferences.0", "gate_image_prefer.0"),
+            **linear("preferences.1", "gate_text_prefer.0"),
+            **linear("preferences.2", "gate_fusion_prefer.0"),
+        },
     ),
 }  # fmt: skip
 

@@ -98,7 +98,7 @@ def slopes_kernel(PRODUCTS, SCALE, BIAS, ROW_LSE, ROW_FACTORS, COLUMN_LSE, COLUM
     terms = tl.zeros([BLOCK_Y], tl.float32)
     if HAS_BIAS:
         terms = tl.load(BIAS + columns, mask=columns < n_columns, other=0.0) * LOG2_E
-    products = tl.load(PRODUCTS + places, mask=mask, other=0.0)
+    products = tl.load(PRODUCTS + places, mask=mask, other=float("-inf"))
     exponents = exponents_of(products, tl.load(SCALE) * LOG2_E, terms[None, :])
     slopes = slopes_of(exponents, ROW_LSE, ROW_FACTORS, COLUMN_LSE, COLUMN_FACTORS, rows, columns, rows < n_rows,
                        columns < n_columns, True, SYMMETRIC)  # fmt: skip

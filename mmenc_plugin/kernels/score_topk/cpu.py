@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmenc_plugin.kernels.checks import CSR
 from mmenc_plugin.kernels.score_topk.ranks import Counter
+from mmenc_plugin.kernels.score_topk.select import kth_best, refuse_nan, the_best
 from mmenc_plugin.kernels.score_topk.tiles import Columns, Tiles
 from mmenc_plugin.types import TargetRanks, TopK
 
@@ -125,7 +126,7 @@ class _Best:
 
     def _bar(self, tile: Tensor) -> Tensor | None:
         """The k-th best score of each row of the tile, below which nothing in it can be among the k best."""
-        return self._worst(tile) if tile.shape[1] > self.k else None
+        return kth_best(tile, self.k) if tile.shape[1] > self.k else None
 
     def _passing(self, tile: Tensor, bar: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Row, column and score of what may join: better than the worst, and not below the bar [R, 1]."""
@@ -143,8 +144,7 @@ class _Best:
             found = tile.view(-1, GROUP).index_select(0, row * peaks.shape[1] + group)
             passed, within = passes(found, row).nonzero(as_tuple=True)
             scores, row, column = found[passed, within], row[passed], group[passed] * GROUP + within
-        if bool(scores.isnan().any()):
-            raise ValueError("a score is not a number (infinite users, items or bias), so there is no order of scores.")
+        refuse_nan(scores)
         return row, column, scores
 
     def ranked(self) -> tuple[Tensor, Tensor]:
@@ -156,16 +156,9 @@ class _Best:
 
     def _settle(self, scores: Tensor, columns: Tensor) -> None:
         """Keep the k best of [R, more than k] scores, the first of equal ones, in their order."""
-        worst = self._worst(scores)
-        above, equal = scores > worst, scores == worst
-        room = self.k - above.sum(1, keepdim=True)
-        kept = above | (equal & (equal.cumsum(1) <= room))
+        kept, worst = the_best(scores, self.k)
         self.scores[:, : self.k] = scores[kept].view(-1, self.k)
         self.columns[:, : self.k] = columns[kept].view(-1, self.k)
         self.scores[:, self.k :] = -torch.inf
         self.counts.zero_()
         self.worst = worst[:, 0]
-
-    def _worst(self, scores: Tensor) -> Tensor:
-        """The k-th best of each row [R, 1]."""
-        return scores.topk(self.k, dim=1, sorted=False).values.amin(1, keepdim=True)

@@ -7,6 +7,7 @@ import warnings
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmenc_plugin.types import Interactions
@@ -45,7 +46,7 @@ class Graph(nn.Module):
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """[N, D] of embeddings [M, D]."""
-        return cast(Tensor, _Product.apply(embeddings, self))  # type: ignore[no-untyped-call]
+        return cast(Tensor, _Product.apply(full(embeddings), self))  # type: ignore[no-untyped-call]
 
     def matrix(self, transposed: bool = False) -> Tensor:
         """The sparse CSR tensor."""
@@ -55,6 +56,12 @@ class Graph(nn.Module):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch calls the layout new
             return torch.sparse_csr_tensor(offsets, columns, values, shape, check_invariants=False)
+
+    def edges(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows, columns and values [E] of what it holds, by rising row, then column."""
+        offsets, columns, values = self.forth_offsets, self.forth_columns, self.forth_values
+        rows = torch.arange(self.shape[0], device=offsets.device).repeat_interleave(offsets.diff())
+        return rows, columns, values
 
     def rows(self, wanted: Tensor) -> Tensor:
         """The rows [B] of the matrix as a sparse COO tensor [B, M]; the others cost nothing."""
@@ -82,11 +89,22 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, embeddings: Tensor, graph: Graph) -> Tensor:
         ctx.graph = graph
-        return graph.matrix() @ embeddings
+        return sparse_product(graph.matrix(), embeddings)
 
     @staticmethod
     def backward(ctx: Any, *above: Tensor) -> tuple[Tensor, None]:
-        return ctx.graph.matrix(transposed=True) @ above[0].contiguous(), None
+        return sparse_product(ctx.graph.matrix(transposed=True), above[0].contiguous()), None
+
+
+def full(tensor: Tensor) -> Tensor:
+    """The tensor, in float32 if it is of a half type: sparse products take no such."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def sparse_product(matrix: Tensor, x: Tensor) -> Tensor:
+    """The product in the type of its factors, under autocast too."""
+    with torch.autocast(x.device.type, enabled=False):
+        return matrix @ x
 
 
 def distinct(interactions: Interactions) -> tuple[Tensor, Tensor]:
@@ -112,7 +130,7 @@ def bipartite(users: Tensor, items: Tensor, n_users: int, n_items: int) -> Graph
     return Graph(rows, columns, torch.cat([weights, weights]), (n, n), symmetric=True)
 
 
-def averaging(users: Tensor, items: Tensor, n_users: int, n_items: int) -> Graph:
+def averaging(users: Tensor, items: Tensor, n_users: int, n_items: int, itself: bool = False) -> Graph:
     """D^-1 A of the graph of `bipartite`: what a node gets is the mean of its neighbours, and zeros without any.
 
     Args:
@@ -120,10 +138,18 @@ def averaging(users: Tensor, items: Tensor, n_users: int, n_items: int) -> Graph
         items: [E].
         n_users: U.
         n_items: I.
+        itself: whether a node is its own neighbour too, D^-1 (A + I).
     """
     n = n_users + n_items
-    rows, columns = torch.cat([users, items + n_users]), torch.cat([items + n_users, users])
+    own = torch.arange(n if itself else 0, device=users.device)
+    rows, columns = torch.cat([users, items + n_users, own]), torch.cat([items + n_users, users, own])
     return Graph(rows, columns, degrees(rows, n)[rows].reciprocal(), (n, n))
+
+
+def of_users(users: Tensor, items: Tensor, n_users: int, n_items: int) -> Graph:
+    """The part [U, I] of `bipartite` that gives users what their items have; arguments as there."""
+    weights = (degrees(users, n_users)[users] * degrees(items, n_items)[items]).rsqrt()
+    return Graph(users, items, weights, (n_users, n_items))
 
 
 def degrees(ids: Tensor, n: int) -> Tensor:
@@ -134,11 +160,17 @@ def degrees(ids: Tensor, n: int) -> Tensor:
 def symmetrically_normalised(rows: Tensor, columns: Tensor, values: Tensor, n: int) -> Tensor:
     """[E] the values of D^-1/2 A D^-1/2 of n nodes, D the sums of the rows of A; zero where a sum is not positive."""
     sums = torch.zeros(n, dtype=values.dtype, device=values.device).index_add_(0, rows, values)
-    root = sums.clamp(min=0).rsqrt().where(sums > 0, 0)
+    root = inverse_root(sums)
     return root[rows] * values * root[columns]
 
 
-def light_gcn(graph: Graph, users: Tensor, items: Tensor, n_layers: int) -> tuple[Tensor, Tensor]:
+def inverse_root(sums: Tensor) -> Tensor:
+    """1 / sqrt of what is positive; zero, with a gradient of zero, where it is not."""
+    positive = sums > 0
+    return sums.where(positive, 1).rsqrt().where(positive, 0)
+
+
+def light_gcn(graph: Graph, users: Tensor, items: Tensor, n_layers: int, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
     """Mean over the layers 0..n_layers of graph^l times the embeddings (LightGCN, equations 7 and 11).
 
     Args:
@@ -146,6 +178,7 @@ def light_gcn(graph: Graph, users: Tensor, items: Tensor, n_layers: int) -> tupl
         users: [U, D].
         items: [I, D].
         n_layers: L, at least 0.
+        dropout: share of the entries of each layer's output set to zero at random; for training.
 
     Returns:
         [U, D] and [I, D].
@@ -153,6 +186,8 @@ def light_gcn(graph: Graph, users: Tensor, items: Tensor, n_layers: int) -> tupl
     layer = total = torch.cat([users, items])
     for _ in range(n_layers):
         layer = graph(layer)
+        if dropout:
+            layer = F.dropout(layer, dropout)
         total = total + layer
     return tuple(torch.split(total / (n_layers + 1), [len(users), len(items)]))  # type: ignore[return-value]
 

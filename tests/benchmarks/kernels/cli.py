@@ -20,7 +20,7 @@ NAMES = ("score_loss", "score_topk", "bpr_loss", "evaluation")
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The arguments, checked."""
-    parser = argparse.ArgumentParser(prog="tests.benchmarks.kernels", description=__doc__)
+    parser = argparse.ArgumentParser(prog="tests.benchmarks.kernels", description="Time and memory of the kernels.")
     parser.add_argument("kernel", nargs="*", default="all", choices=(*NAMES, "all"))
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--quick", action="store_true", help="small shapes, to see whether everything runs")

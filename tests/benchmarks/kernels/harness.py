@@ -14,7 +14,7 @@ from . import measure
 
 Inputs = dict[str, Any]
 Outputs = dict[str, Tensor]
-PLAIN = "plain PyTorch"
+PLAIN = "the plain way"
 
 
 @dataclass(frozen=True)

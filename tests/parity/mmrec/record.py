@@ -31,6 +31,9 @@ N_USERS, N_ITEMS = 20, 30
 OVERRIDES: dict[str, dict[str, Any]] = {
     "VBPR": {"reg_weight": 0.1},
     "FREEDOM": {"dropout": 0.0, "reg_weight": 0.1},
+    "LATTICE": {"reg_weight": 0.1, "train_batch_size": 40},
+    "MGCN": {"cl_loss": 0.1, "reg_weight": 0.1, "train_batch_size": 40},
+    "SMORE": {"image_knn_k": 5, "text_knn_k": 4, "cl_loss": 0.1, "reg_weight": 0.1, "train_batch_size": 40},
     "MMGCN": {"reg_weight": 0.0},
     "GRCN": {"reg_weight": 0.0, "latent_embedding": 6},
 }
