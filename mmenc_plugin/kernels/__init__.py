@@ -18,10 +18,11 @@ __all__ = [
     "set_scorer",
 ]
 
+_ALL = ("triton", "cpu", "reference")
 # name -> (what it computes, its implementations)
 KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "bpr_loss": ("BPR and the sampled softmax over K negatives a row", ("triton", "cpu", "reference")),
-    "knn_graph": ("the k nearest neighbours of each item by the cosine of its features", ("cpu", "reference")),
-    "score_loss": ("softmax loss of B queries over N items, with its gradients", ("cpu", "reference")),
-    "score_topk": ("the k best of N items for each of B users, seen items left out", ("cpu", "reference")),
+    "bpr_loss": ("BPR and the sampled softmax over K negatives a row", _ALL),
+    "knn_graph": ("the k nearest neighbours of each item by the cosine of its features", _ALL),
+    "score_loss": ("softmax loss of B queries over N items, with its gradients", _ALL),
+    "score_topk": ("the k best of N items for each of B users, seen items left out", _ALL),
 }

@@ -27,7 +27,7 @@ class ItemKNNContentSettings(ModelSettings):
     """Settings of ItemKNNContent, which has no embeddings and no penalty."""
 
     knn_k: int = Field(
-        20, ge=0, le=100_000, description="neighbours of an item by content; 0 for all, which is ranked without a graph"
+        10, ge=0, le=100_000, description="neighbours of an item by content; 0 for all, which is ranked without a graph"
     )
     image_weight: float = Field(
         0.5, ge=0, le=1, description="share of the pictures in the likeness; other modalities share the rest"

@@ -109,11 +109,12 @@ class SLMRec(MultimodalRecommender):
     def _views(self, batch: TripletBatch) -> list[tuple[Tensor, Tensor]]:
         """Twice the batch's users [B, D] and items [B, D], with features dropped or a branch's items at zero."""
         entering, views = self.branches.items(self.features), []
-        without = torch.randperm(self.branches.n_branches)[:2].tolist() if "FM" in self.options.task else ()
+        left_out = torch.randperm(self.branches.n_branches).tolist() if "FM" in self.options.task else ()
         dropout = self.options.dropout if "FD" in self.options.task and self.training else 0.0
+        nothing = torch.zeros_like(self.branches.item_id.weight)
         for view in range(2):
-            left = self.branches.replaced(entering, torch.zeros_like(entering), without[view : view + 1])
-            users, items = self.branches.propagate(self.graph, left, self.options.n_layers, dropout)
+            rest = self.branches.replaced(entering, left_out[view], nothing) if left_out else entering
+            users, items = self.branches.propagate(self.graph, rest, self.options.n_layers, dropout)
             views.append(self.branches.fuse(users[batch.users], items[batch.positives]))
         return views
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mmenc_plugin.models.base import ItemFeatures, ModelSettings, MultimodalRecommender, register
 from mmenc_plugin.models.blocks.losses import bpr, l2
 from mmenc_plugin.models.blocks.projection import ModalityProjection
-from mmenc_plugin.types import Citation, Embeddings, Interactions, TripletBatch
+from mmenc_plugin.types import Citation, Embeddings, Interactions, Modality, TripletBatch
 
 
 class VBPRSettings(ModelSettings):
@@ -67,12 +67,22 @@ class VBPR(MultimodalRecommender):
         taken = torch.cat([batch.positives, batch.negatives])
         users = torch.cat([self.user_id(batch.users), self.user_content(batch.users)], dim=1)
         item_ids, item_bias = self.item_id(taken), self.item_bias(taken).squeeze(1)
-        items = torch.cat([item_ids, self.projection(self.features, taken)], dim=1)
-        bias = item_bias + self.content_bias(self.features, taken).squeeze(1)
+        content, content_bias = self._content(taken)
+        items = torch.cat([item_ids, content], dim=1)
         rows = torch.arange(2 * size, device=users.device)
         within = TripletBatch(rows[:size], rows[:size], rows[size:])
         penalty = self.reg_weight * l2(users, item_ids, item_bias)
         if self.projection_reg:
             weights = [*self.projection.parameters(), *self.content_bias.parameters()]
             penalty = penalty + self.projection_reg * sum(w.square().sum() for w in weights) / 2
-        return {"bpr": bpr(Embeddings(users, items, bias), within), "reg": penalty}
+        return {"bpr": bpr(Embeddings(users, items, item_bias + content_bias), within), "reg": penalty}
+
+    def _content(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        """E f_i [N, D] and beta' . f_i [N] of item rows [N], whose features are gathered once for both."""
+        parts = [
+            (matrix(rows), self.content_bias.matrices[modality](rows))
+            for modality, matrix in self.projection.matrices.items()
+            for rows in [self.features.rows(cast(Modality, modality), items)]
+        ]
+        content, bias = (sum(part[1:], start=part[0]) for part in zip(*parts, strict=True))
+        return content, bias.squeeze(1)

@@ -37,6 +37,7 @@ class ModelContract:
         unchanged: parameters that a first step of training leaves as they are.
         unscored: parameters that only the loss needs.
         stops_gradients: the loss detaches something on purpose, so that its gradient is not its derivative.
+        features_train_only: features are read by the loss and not by the scores.
     """
 
     model: ClassVar[str]
@@ -46,6 +47,7 @@ class ModelContract:
     unchanged: ClassVar[frozenset[str]] = frozenset()
     unscored: ClassVar[frozenset[str]] = frozenset()
     stops_gradients: ClassVar[bool] = False
+    features_train_only: ClassVar[bool] = False
 
     def build(self, data: Checkerboard, seed: int = 0, **settings: Any) -> MultimodalRecommender:
         """The model on a data set, embeddings 8 wide unless `settings` says otherwise."""
@@ -188,12 +190,15 @@ class ModelContract:
 
     @pytest.mark.parametrize("modality", ["image", "text"])
     def test_items_are_told_apart_by_each_modality(self, modality: Modality) -> None:
-        """Other features of one modality, all else equal, give other scores."""
+        """Other features of one modality, all else equal, give other scores, before or after training."""
         data = checkerboard()
         rows, scores = torch.arange(1, data.interactions.n_users), []
         for changed in (data, data.with_other(modality)):
+            model = samples.shaken(self.build(changed))
+            if self.features_train_only:
+                samples.train(model, changed, 3, self.learning_rate)
             with torch.no_grad():
-                scores.append(samples.shaken(self.build(changed)).eval().scores(rows))
+                scores.append(model.eval().scores(rows))
         assert not torch.allclose(scores[0], scores[1], atol=1e-4)
 
     @pytest.mark.parametrize("modalities", samples.SUBSETS, ids="+".join)

@@ -9,6 +9,19 @@ SPECIAL: dict[str, dict] = {
         "settings": {"knn_k": 6, "edge_dropout": 0.0},
         "unscored": frozenset(f"projections.{m}.{part}" for m in ("image", "text") for part in ("weight", "bias")),
     },
+    "SLMRec": {
+        "unscored": frozenset(
+            f"spaces.{i}.{side}.{part}"
+            for i in (0, 1)
+            for side in ("so_far", "modality")
+            for part in ("weight", "bias")
+        ),
+    },
+    "BM3": {
+        "stops_gradients": True,
+        "features_train_only": True,
+        "unscored": frozenset(f"projections.{m}.{part}" for m in ("image", "text") for part in ("weight", "bias")),
+    },
 }
 
 SPECIAL["ItemKNNContent"] = {"settings": {"knn_k": 0}}

@@ -10,6 +10,7 @@ from test_bpr_loss import SCORERS
 from mmenc_plugin.errors import UnknownNameError
 from mmenc_plugin.kernels.bpr_loss import cpu
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # of Triton's interpreter
 B, K, D, U, N = 7, 3, 5, 6, 9  # the defaults of `batch`; N items
 
 

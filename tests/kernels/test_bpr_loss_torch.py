@@ -13,6 +13,7 @@ from mmenc_plugin.kernels import bpr_loss
 from mmenc_plugin.kernels.bpr_loss import operator
 from mmenc_plugin.kernels.bpr_loss.reference import bpr_loss as plain
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # of Triton's interpreter
 NAMES = ["users", "items", "bias"]
 
 
@@ -214,27 +215,29 @@ def test_torch_compile_says_that_sparse_gradients_are_not_for_it():
     torch._dynamo.reset()
 
 
+def train(function, steps, **options):
+    """Losses of a matrix factorisation of a block pattern: even users take even items, odd users odd ones."""
+    g = torch.Generator().manual_seed(0)
+    tables = [(0.1 * torch.randn(16, 4, generator=g)).requires_grad_() for _ in range(2)]
+    tables.append(torch.zeros(16, requires_grad=True))
+    optimizer, losses = torch.optim.Adam(tables, lr=0.03), []
+    for _ in range(steps):
+        user = torch.randint(16, (16,), generator=g)
+        positive = 2 * torch.randint(8, (16,), generator=g) + user % 2
+        negative = 2 * torch.randint(8, (16, 2), generator=g) + 1 - user[:, None] % 2
+        value = function(*tables[:2], user, positive, negative, bias=tables[2], **options)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        losses.append(value.item())
+    return losses
+
+
 @pytest.mark.parametrize("scorer", SCORERS)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_two_hundred_steps_end_where_plain_code_ends(scorer, loss):
-    """Matrix factorisation of a block pattern: the same loss as with the plain loss, and far below the start."""
-    ends = []
-    for function in (plain, bpr_loss):
-        g = torch.Generator().manual_seed(0)
-        tables = [(0.1 * torch.randn(n, 8, generator=g)).requires_grad_() for n in (30, 40)]
-        tables.append(torch.zeros(40, requires_grad=True))
-        optimizer = torch.optim.Adam(tables, lr=0.02)
-        losses = []
-        for _ in range(200):
-            user = torch.randint(30, (64,), generator=g)
-            positive = 2 * torch.randint(20, (64,), generator=g) + user % 2
-            negative = 2 * torch.randint(20, (64, 4), generator=g) + 1 - user[:, None] % 2
-            options = {} if function is plain else {"scorer": scorer}
-            value = function(*tables[:2], user, positive, negative, bias=tables[2], loss=loss, **options)
-            optimizer.zero_grad()
-            value.backward()
-            optimizer.step()
-            losses.append(value.item())
-        ends.append(losses)
-    assert ends[1][-1] == pytest.approx(ends[0][-1], rel=1e-3)
-    assert ends[1][-1] < 0.1 * ends[1][0]
+    """The same loss as with the plain one at every step, and far below the start (fewer steps interpreted)."""
+    steps = 30 if scorer == "triton" and not torch.cuda.is_available() else 200
+    found = train(bpr_loss, steps, loss=loss, scorer=scorer)
+    assert found == pytest.approx(train(plain, steps, loss=loss), rel=1e-3)
+    assert found[-1] < (0.8 if steps < 200 else 0.1) * found[0]

@@ -2,13 +2,11 @@
 
 import pytest
 import torch
-from topk_cases import csr, small_tiles
+from topk_cases import SCORERS, csr, small_tiles
 
 from mmenc_plugin.errors import UnknownNameError
 from mmenc_plugin.kernels import score_topk
 from mmenc_plugin.kernels.score_topk import cpu, reference
-
-SCORERS = ["cpu", "reference"]
 
 
 @pytest.fixture

@@ -2,13 +2,11 @@
 
 import pytest
 import torch
-from topk_cases import assert_same, csr, normal, random_csr, whole_numbers
+from topk_cases import SCORERS, assert_same, csr, normal, random_csr, whole_numbers
 
 from mmenc_plugin.kernels import score_topk
 from mmenc_plugin.kernels.score_topk.operator import score_topk_op
 from mmenc_plugin.types import TopK
-
-SCORERS = ["cpu", "reference"]
 
 
 @pytest.mark.parametrize("scorer", SCORERS)
@@ -28,6 +26,7 @@ def test_compiled_as_one_graph(scorer, dynamic):
         top = score_topk(users * 2, items, 5, bias, exclude, targets=targets, scorer=scorer)
         return TopK(top.ids, top.scores + 1, top.ranks)
 
+    torch._dynamo.reset()  # of the other cases' compilations, whose number is limited
     compiled = torch.compile(ranked, fullgraph=True, dynamic=dynamic, backend="aot_eager")
     for n_users, n_items in [(4, 30), (6, 41), (3, 7)]:
         arguments = (

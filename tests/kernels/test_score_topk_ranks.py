@@ -2,11 +2,9 @@
 
 import pytest
 import torch
-from topk_cases import by_hand, csr, found, normal, random_csr, rows_of, small_tiles, whole_numbers
+from topk_cases import SCORERS, by_hand, csr, found, normal, random_csr, rows_of, small_tiles, whole_numbers
 
 from mmenc_plugin.kernels import score_topk
-
-SCORERS = ["cpu", "reference"]
 
 
 @pytest.fixture(params=SCORERS)

@@ -1,10 +1,13 @@
 """Inputs of score_topk, and its answer by Python's own sort."""
 
+import importlib.util
 from itertools import pairwise
 
 import torch
 
 from mmenc_plugin.kernels.score_topk import cpu
+
+SCORERS = ["cpu", "reference", *(["triton"] if importlib.util.find_spec("triton") else [])]
 
 
 def whole_numbers(*shape, dtype=torch.float32, seed=0, largest=3):

@@ -107,3 +107,16 @@ def test_a_graph_is_not_saved_and_copies_share_it():
     assert twin.forth_values.data_ptr() == graph.forth_values.data_ptr()
     twin.double()
     assert graph.forth_values.dtype == torch.float32
+
+
+def test_some_rows_are_those_of_the_matrix():
+    rows, columns = torch.tensor([2, 0, 0, 2, 3]), torch.tensor([1, 3, 3, 0, 2])
+    graph = Graph(rows, columns, torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]), (4, 4))
+    wanted = torch.tensor([2, 1, 0, 2])
+    found = graph.rows(wanted)
+    assert torch.equal(found.to_dense(), graph.matrix().to_dense()[wanted])
+    assert torch.equal(
+        found.indices(),
+        torch.sparse_coo_tensor(found.indices(), found.values(), check_invariants=True).coalesce().indices(),
+    )
+    assert graph.rows(wanted[:0]).shape == (0, 4)

@@ -1,5 +1,6 @@
 """SLMRec's parts against the formulas with whole matrices."""
 
+import formulas
 import pytest
 import torch
 
@@ -17,41 +18,15 @@ def build(task="FAC", modalities=("image", "text"), data=None, **settings):
 
 
 def dense_branches(model, data, zeroed=None):
-    """Each branch's users and items, by LightGCN with the whole matrix."""
-    b, inter = model.branches, data.interactions
-    adjacency = torch.zeros(inter.n_users + inter.n_items, inter.n_users + inter.n_items, dtype=torch.float64)
-    adjacency[inter.users, inter.n_users + inter.items] = 1
-    adjacency = adjacency + adjacency.T
-    root = adjacency.sum(1).clamp(min=1).rsqrt()
-    adjacency = root[:, None] * adjacency * root
-    entering = [b.item_id.weight]
-    for m, projection in b.projections.items():
-        rows = torch.nn.functional.normalize(data.features.table(m).double(), dim=1)
-        entering.append(rows @ projection.weight.T + projection.bias)
-    out = []
-    for place, items in enumerate(entering):
-        layer = torch.cat([b.user_id.weight, torch.zeros_like(items) if place == zeroed else items])
-        layers = [layer := layer if i == 0 else adjacency @ layer for i in range(model.options.n_layers + 1)]
-        out.append(torch.stack(layers).mean(0).split([inter.n_users, inter.n_items]))
-    return out
-
-
-def fused(model, branches):
-    users, items = (torch.cat(side, dim=1) for side in zip(*branches, strict=True))
-    return model.branches.user_fusion(users), model.branches.item_fusion(items)
-
-
-def cross_entropy(a, b, temperature):
-    return -(a @ b.T / temperature).log_softmax(1).diag().mean()
-
-
-def contrast(a, b, temperature):
-    return cross_entropy(*(torch.nn.functional.normalize(x, dim=1) for x in (a, b)), temperature)
+    matrix = formulas.adjacency(data.interactions)
+    nothing = (None, torch.zeros_like(model.branches.item_id.weight))
+    entering = {} if zeroed is None else {zeroed: nothing}
+    return formulas.branches(model, data.features, [matrix] * model.branches.n_branches, entering)
 
 
 def test_embeddings_are_the_fused_branches():
     model, data = build()
-    users, items = fused(model, dense_branches(model, data))
+    users, items = formulas.fused(model, dense_branches(model, data))
     found = model.embed()
     torch.testing.assert_close(found.users, users)
     torch.testing.assert_close(found.items, items)
@@ -65,11 +40,11 @@ def test_fac_meets_each_modality_in_its_own_space(modalities):
     met, expected = branches[0][1][batch.positives], 0
     for (_, items), space in zip(branches[1:], model.spaces, strict=True):
         met = space["so_far"](met)
-        expected = expected + cross_entropy(met, space["modality"](items[batch.positives]), 0.4)
-    users, items = fused(model, branches)
+        expected = expected + formulas.cross_entropy(met, space["modality"](items[batch.positives]), 0.4)
+    users, items = formulas.fused(model, branches)
     parts = model.loss(batch)
     torch.testing.assert_close(parts["FAC"], 0.7 * expected)
-    torch.testing.assert_close(parts["softmax"], contrast(users[batch.users], items[batch.positives], 0.3))
+    torch.testing.assert_close(parts["softmax"], formulas.contrast(users[batch.users], items[batch.positives], 0.3))
     assert [space["modality"].out_features for space in model.spaces] == ([4] if len(modalities) == 1 else [4, 2])
 
 
@@ -85,9 +60,9 @@ def test_fm_leaves_another_branch_out_of_each_view(task):
         torch.manual_seed(seed)
         first, second = torch.randperm(3)[:2].tolist()
         assert first != second
-        (u1, i1), (u2, i2) = (fused(model, dense_branches(model, data, zeroed)) for zeroed in (first, second))
-        expected = contrast(u1[batch.users], u2[batch.users], 0.4)
-        expected = expected + contrast(i1[batch.positives], i2[batch.positives], 0.4)
+        (u1, i1), (u2, i2) = (formulas.fused(model, dense_branches(model, data, zeroed)) for zeroed in (first, second))
+        expected = formulas.contrast(u1[batch.users], u2[batch.users], 0.4)
+        expected = expected + formulas.contrast(i1[batch.positives], i2[batch.positives], 0.4)
         torch.testing.assert_close(found, 0.1 * expected)
 
 

@@ -120,11 +120,9 @@ def factors_of(model: Any, interaction: Any) -> Factors | str:
     few = interaction[slice(0, _COMPARED)].to(model.device)
     own = model.full_sort_predict(few).view(len(few), -1)
     factors = RECBOLE[name](model)
-    return (
-        factors
-        if _agree(factors, few[model.USER_ID], own)
-        else (f"the scores of this {type(model).__name__} are not the dot products of RecBole's {name}")
-    )
+    if not _agree(factors, few[model.USER_ID], own):
+        return f"the scores of this {type(model).__name__} are not the dot products of RecBole's {name}"
+    return factors
 
 
 def _agree(factors: Factors, users: Tensor, own: Tensor) -> bool:

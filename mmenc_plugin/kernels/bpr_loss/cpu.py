@@ -51,8 +51,17 @@ def forward(  # noqa: PLR0913
             here[:, 1:] = slopes
             torch.sum(slopes, 1, out=here[:, 0]).neg_()
             if user_rows is not None:
-                torch.bmm(here[:, None], rows, out=user_rows[block, None])
+                _weigh(here, rows, user_rows[block])
     return Forward(losses, coefficients, user_rows)
+
+
+def _weigh(coefficients: Tensor, rows: Tensor, out: Tensor) -> None:
+    """Sum coefficient [b, C] times row [b, C, D] over C; small products of matrices cost more than they compute."""
+    if rows.shape[1] > 3:
+        torch.bmm(coefficients[:, None], rows, out=out[:, None])
+    else:
+        places = torch.arange(coefficients.numel(), device=rows.device).view_as(coefficients)
+        out.copy_(F.embedding_bag(places, rows.flatten(0, 1), mode="sum", per_sample_weights=coefficients))
 
 
 def _derive(margins: Tensor, loss: str) -> tuple[Tensor, Tensor]:

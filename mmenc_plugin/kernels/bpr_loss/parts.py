@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -58,12 +59,12 @@ def group(ids: Tensor, rows: int, *, distinct: bool) -> Groups:
         distinct: only the rows that have pairs, rather than all.
     """
     keys, order = torch.sort(ids.int() if rows < 2**31 else ids, stable=True)  # half the digits to sort by
-    if not distinct:
-        bounds = torch.arange(rows + 1, device=ids.device, dtype=keys.dtype)
-        return Groups(order, keys, torch.searchsorted(keys, bounds))
-    present, counts = torch.unique_consecutive(keys, return_counts=True)
-    offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    return Groups(order, keys, offsets, present.long())
+    if distinct:
+        present, counts = torch.unique_consecutive(keys, return_counts=True)
+    else:
+        present, counts = None, torch.bincount(keys, minlength=rows)
+    offsets = F.pad(counts.cumsum(0), (1, 0))
+    return Groups(order, keys, offsets, None if present is None else present.long())
 
 
 def upstream_rows(gradient: Tensor, weights: Tensor | None, reduction: str, rows: int) -> Tensor:

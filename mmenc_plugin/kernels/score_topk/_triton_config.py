@@ -28,6 +28,14 @@ class Config:
     num_warps: int
     num_stages: int
 
+    def products(self, width: int) -> dict[str, Any]:
+        """What a kernel that multiplies tiles of rows of D = width elements is told."""
+        return {"D": width, "BLOCK_D": self.block_d, "PRECISION": PRECISION, "UPCAST": False}
+
+    def tiles(self, width: int) -> dict[str, Any]:
+        """And one that goes through all columns."""
+        return {**self.products(width), "BLOCK_X": self.block_x, "BLOCK_Y": self.block_y}
+
 
 # bytes of an element, D up to which it holds
 TABLE: dict[tuple[int, int], Config] = {
@@ -42,12 +50,14 @@ GROUPS = {1 << 19: 32, 1 << 22: 64, WIDE: 128}  # items up to which there are so
 RESCORED = 128  # most values of a row at a time when scores are computed again
 
 
-def config(dtype: torch.dtype, width: int) -> Config:
-    """That for rows of D = width elements."""
+def config(dtype: torch.dtype, width: int, counting: bool = False) -> Config:
+    """That for rows of D = width elements, to find the maxima or to count ranks, whose sums need registers."""
     fitting = min(d for size, d in TABLE if size == dtype.itemsize and width <= d)
-    found = TABLE[dtype.itemsize, fitting]
-    narrow = min(found.block_d, block_d(width))
-    return Config(found.block_x, found.block_y, narrow, found.num_warps, found.num_stages)
+    c = TABLE[dtype.itemsize, fitting]
+    narrow = min(c.block_d, block_d(width))
+    if counting:
+        return Config(c.block_x, c.block_y // 2, narrow, 8, c.num_stages)
+    return Config(c.block_x, c.block_y, narrow, c.num_warps, c.num_stages)
 
 
 def group(items: int, block_y: int) -> int:
@@ -63,37 +73,50 @@ _POINTERS = {"EVENT_BOUNDS": "i64", "EVENT_Y": "i32", "ROWS": "i64", "COLUMNS": 
 
 
 def variants() -> Iterator[Variant]:
-    """What can be compiled ahead of time: every configuration, with the options that change its code."""
+    """What can be compiled ahead of time: every configuration, the first one with all options that change its code."""
     for size, most in TABLE:
-        for dtype in _TYPES:
-            if dtype.itemsize == size:
-                yield from _variants(dtype, 1024 if most == WIDE else most, dtype != torch.float16)
-    yield from _variants(torch.bfloat16, 56, False)
+        dtype, width = torch.bfloat16 if size == 2 else torch.float32, 1024 if most == WIDE else most
+        yield from _peaks(dtype, width, (size, most) == (2, 64))
+        yield from _counts(dtype, width, (size, most) == (2, 64))
+    yield from _peaks(torch.float16, 64, False)
+    yield from _peaks(torch.bfloat16, 56, False)
+    for dtype, width in ((torch.bfloat16, 64), (torch.bfloat16, 1024), (torch.float32, 64)):
+        again = {"D": width, "BLOCK_D": min(block_d(width), RESCORED), "GROUP": 64, "HAS_BIAS": True}
+        yield _variant("rescore+bias", rescore_kernel, again, dtype, config(dtype, width))
 
 
-def _variants(dtype: torch.dtype, width: int, full: bool) -> Iterator[Variant]:
-    c, kind = config(dtype, width), _TYPES[dtype]
-    shared = {"D": width, "BLOCK_D": c.block_d, "PRECISION": PRECISION, "UPCAST": False}
-    tile = {**shared, "BLOCK_X": c.block_x, "BLOCK_Y": c.block_y}
-    bounded = c.block_x * c.block_y if width <= 64 and dtype != torch.float32 else None
-    for bias, events in ((False, False), (False, True), (True, False), (True, True)) if full else ((True, True),):
-        options = {"HAS_BIAS": bias, "HAS_EVENTS": events}
-        name = f"{'+bias' * bias}{'+events' * events} {kind} {width}"
-        logits = None if bias or events else bounded
-        for size in sorted({group(most, c.block_y) for most in GROUPS}) if not bias and not events else [32]:
-            peaks = {**tile, **options, "GROUP": size, "INTERPRETED": False}
-            yield _variant(f"peaks of {size}{name}", peaks_kernel, peaks, kind, c, logits)
-        yield _variant(f"count{name}", count_kernel, {**tile, **options}, kind, c, None)
-    own = {**shared, "BLOCK": c.block_y, "HAS_BIAS": True}
-    yield _variant(f"own+bias {kind} {width}", own_kernel, own, kind, c, None)
-    again = {"D": width, "BLOCK_D": min(block_d(width), RESCORED), "GROUP": 64, "HAS_BIAS": True}
-    yield _variant(f"rescore+bias {kind} {width}", rescore_kernel, again, kind, Config(0, 0, 0, 4, 3), None)
+def _peaks(dtype: torch.dtype, width: int, all_options: bool) -> Iterator[Variant]:
+    c = config(dtype, width)
+    for bias, events in _options(all_options):
+        for size in GROUPS.values() if all_options and not bias and not events else [32]:
+            options = {**c.tiles(width), "HAS_BIAS": bias, "HAS_EVENTS": events, "GROUP": size, "INTERPRETED": False}
+            # Of the loop as it is between events, at the width where not the products decide.
+            logits = c.block_x * c.block_y if width == 64 and dtype != torch.float32 and not bias else None
+            name = f"peaks of {size}{'+bias' * bias}{'+events' * events}"
+            yield _variant(name, peaks_kernel, options, dtype, c, logits)
 
 
-def _variant(name: str, kernel: Any, constants: dict[str, Any], kind: str, c: Config, logits: int | None) -> Variant:
-    known = {**_POINTERS, "X": kind, "Y": kind}
+def _counts(dtype: torch.dtype, width: int, all_options: bool) -> Iterator[Variant]:
+    c = config(dtype, width, counting=True)
+    for bias, events in _options(all_options):
+        options = {**c.tiles(width), "HAS_BIAS": bias, "HAS_EVENTS": events}
+        yield _variant(f"count{'+bias' * bias}{'+events' * events}", count_kernel, options, dtype, c)
+    own = {**c.products(width), "BLOCK": c.block_x, "HAS_BIAS": True}
+    yield _variant("own+bias", own_kernel, own, dtype, c)
+
+
+def _options(all_: bool) -> list[tuple[bool, bool]]:
+    """Bias and events."""
+    return [(bias, events) for bias in (False, True) for events in (False, True) if all_ or (bias and events)]
+
+
+def _variant(
+    name: str, kernel: Any, constants: dict[str, Any], dtype: torch.dtype, c: Config, logits: int | None = None
+) -> Variant:
+    known = {**_POINTERS, "X": _TYPES[dtype], "Y": _TYPES[dtype]}
     types = {
         argument: "constexpr" if argument in constants else f"*{known.get(argument, 'fp32')}" if argument.isupper()
         else "i32" for argument in kernel.arg_names
     }  # fmt: skip
+    name = f"{name} {_TYPES[dtype]} {constants['D']}"
     return name, kernel, types, constants, c.num_warps, c.num_stages, logits

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from mmenc_plugin.kernels.dispatch import interpreted
 from mmenc_plugin.kernels.score_loss._triton_config import block_d, upcasts
 from mmenc_plugin.kernels.score_loss._triton_events import Split
 from mmenc_plugin.kernels.score_topk import cpu
-from mmenc_plugin.kernels.score_topk._triton_config import PRECISION, RESCORED, Config, config, group, variants
+from mmenc_plugin.kernels.score_topk._triton_config import RESCORED, Config, config, group, variants
 from mmenc_plugin.kernels.score_topk._triton_kernels import count_kernel, own_kernel, peaks_kernel, rescore_kernel
 from mmenc_plugin.kernels.score_topk.reference import rows_of
 from mmenc_plugin.kernels.score_topk.select import refuse_nan, the_best
@@ -82,7 +83,8 @@ class _Problem:
     @classmethod
     def of(cls, users: Tensor, columns: Columns, exclude: CSR | None) -> _Problem:
         everything = slice(0, len(columns))
-        own_bias = bias = columns.biases(everything)
+        bias = columns.biases(everything)
+        own_bias = bias = None if bias is None else bias.contiguous()
         if len(columns.closed):
             bias = torch.zeros(len(columns), device=users.device) if bias is None else bias.clone()
             bias[columns.closed] = -torch.inf
@@ -107,9 +109,9 @@ class _Problem:
         step = max(most // self.config.block_x, 1) * self.config.block_x
         return (slice(s, min(s + step, len(self.users))) for s in range(0, len(self.users), step))
 
-    def split(self, rows: int) -> Split:
+    def split(self, rows: int, c: Config) -> Split:
         """Parts of the columns, for as many rows of users."""
-        return Split.of(rows, len(self.table), self.config.block_x, self.config.block_y, self.users.device)
+        return Split.of(rows, len(self.table), c.block_x, c.block_y, self.users.device)
 
     def bounds(self, rows: Tensor, split: Split) -> Tensor:
         """[R, parts + 1] where the excluded columns of each user and part begin, and the last end."""
@@ -117,18 +119,14 @@ class _Problem:
         starts = (torch.arange(split.n + 1, device=rows.device) * split.span).clamp(max=n)
         return torch.searchsorted(self.excluded, rows[:, None] * n + starts)
 
-    def options(self, bias: Tensor | None) -> dict[str, object]:
-        """What all kernels with tiles of products are told."""
-        return {
-            "D": self.users.shape[1], "BLOCK_D": self.config.block_d, "HAS_BIAS": bias is not None,
-            "PRECISION": PRECISION, "UPCAST": upcasts(self.users.dtype), "num_warps": self.config.num_warps,
-            "num_stages": self.config.num_stages,
-        }  # fmt: skip
+    def options(self, c: Config) -> dict[str, Any]:
+        """What the kernels that go through all columns are told."""
+        shape = {**c.tiles(self.users.shape[1]), "UPCAST": upcasts(self.users.dtype)}
+        return {**shape, "HAS_BIAS": self.bias is not None, "HAS_EVENTS": len(self.excluded) > 0, **_launch(c)}
 
-    def tiles(self) -> dict[str, object]:
-        """And those that go through all columns."""
-        shape = {"BLOCK_X": self.config.block_x, "BLOCK_Y": self.config.block_y}
-        return {**self.options(self.bias), **shape, "HAS_EVENTS": len(self.excluded) > 0}
+
+def _launch(c: Config) -> dict[str, int]:
+    return {"num_warps": c.num_warps, "num_stages": c.num_stages}
 
 
 def _rank(p: _Problem, block: slice, k: int) -> tuple[Tensor, Tensor]:
@@ -161,12 +159,12 @@ def _rank(p: _Problem, block: slice, k: int) -> tuple[Tensor, Tensor]:
 def _peaks(p: _Problem, block: slice) -> Tensor:
     """[R, groups] the largest admissible score of each group."""
     users = p.users[block]
-    split = p.split(len(users))
+    split = p.split(len(users), p.config)
     peaks = torch.empty(len(users), p.n_groups, device=users.device)
     bounds = p.bounds(torch.arange(block.start, block.stop, device=users.device), split)
     peaks_kernel[(-(-len(users) // p.config.block_x), split.n)](
         users, p.table, peaks if p.bias is None else p.bias, bounds, p.columns, peaks, len(users), len(p.table),
-        p.n_groups, split.span, GROUP=p.group, INTERPRETED=interpreted(), **p.tiles(),
+        p.n_groups, split.span, GROUP=p.group, INTERPRETED=interpreted(), **p.options(p.config),
     )  # fmt: skip
     return peaks
 
@@ -180,17 +178,19 @@ def _ranks(p: _Problem, columns: Columns, targets: CSR) -> TargetRanks:
 
 def _counts(p: _Problem, rows: Tensor, at: Tensor) -> Tensor:
     """[3, T] of admissible items above the targets (rows, at), tied, and tied before."""
+    width = p.users.shape[1]
+    c = config(p.users.dtype, width, counting=True)
     own = torch.empty(len(rows), device=rows.device)
-    own_kernel[(-(-len(rows) // p.config.block_y),)](
-        p.users, p.table, own if p.own_bias is None else p.own_bias, rows, at, own, len(rows), BLOCK=p.config.block_y,
-        **p.options(p.own_bias),
+    own_kernel[(-(-len(rows) // c.block_x),)](
+        p.users, p.table, own if p.own_bias is None else p.own_bias, rows, at, own, len(rows), BLOCK=c.block_x,
+        HAS_BIAS=p.own_bias is not None, **{**c.products(width), "UPCAST": upcasts(p.users.dtype)}, **_launch(c),
     )  # fmt: skip
     if bool(own.isnan().any()):
         raise ValueError("the score of a target is not a number (infinite users, items or bias).")
-    split = p.split(len(rows))
+    split = p.split(len(rows), c)
     counts = torch.empty(split.n, 3, len(rows), dtype=torch.int32, device=rows.device)
-    count_kernel[(-(-len(rows) // p.config.block_x), split.n)](
+    count_kernel[(-(-len(rows) // c.block_x), split.n)](
         p.users, p.table, own if p.bias is None else p.bias, rows, at, own, p.bounds(rows, split), p.columns, counts,
-        len(rows), len(p.table), split.span, **p.tiles(),
+        len(rows), len(p.table), split.span, **p.options(c),
     )  # fmt: skip
     return counts.sum(0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -47,16 +46,20 @@ class Branches(nn.Module):
         projected: Tensor = F.linear(values, projection.weight) / length + projection.bias
         return projected
 
-    def propagate(self, graph: Graph, items: Tensor, n_layers: int, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
-        """[U, C] and [I, C] by LightGCN of the users' table, repeated for each branch in `items`, and items [I, C].
+    def propagate(
+        self, graph: Graph, items: Tensor, n_layers: int, dropout: float = 0.0, users: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """[U, C] and [I, C] by LightGCN of branches side by side.
 
         Args:
             graph: [U + I, U + I].
-            items: any whole number of branches side by side.
+            items: [I, C] what enters any number of branches.
             n_layers: of the LightGCN.
             dropout: as in `light_gcn`.
+            users: [U, C]; None for the users' table in each branch.
         """
-        users = self.user_id.weight.repeat(1, items.shape[1] // self.width)
+        if users is None:
+            users = self.user_id.weight.repeat(1, items.shape[1] // self.width)
         return light_gcn(graph, users, items, n_layers, dropout)
 
     def fuse(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,10 +70,7 @@ class Branches(nn.Module):
         """[N, D] one branch of embeddings [N, (M + 1) D]; 0 is the ids', then the modalities in their order."""
         return embeddings[:, branch * self.width : (branch + 1) * self.width]
 
-    def replaced(self, embeddings: Tensor, other: Tensor, branches: Sequence[int]) -> Tensor:
-        """[N, (M + 1) D] embeddings with some branches from another [N, (M + 1) D]."""
-        if not branches:
-            return embeddings
-        taken = torch.zeros(self.n_branches, dtype=torch.bool, device=embeddings.device)
-        taken[list(branches)] = True
-        return torch.where(taken.repeat_interleave(self.width), other, embeddings)
+    def replaced(self, embeddings: Tensor, branch: int, other: Tensor) -> Tensor:
+        """[N, (M + 1) D] embeddings in which one branch is `other` [N, D]."""
+        before, after = embeddings[:, : branch * self.width], embeddings[:, (branch + 1) * self.width :]
+        return torch.cat([before, other, after], dim=1)

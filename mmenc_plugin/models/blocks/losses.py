@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from mmenc_plugin.kernels import bpr_loss
@@ -35,3 +36,11 @@ def l2(*rows: Tensor) -> Tensor:
         rows: those that belong to the batch; the first has a row for each row of it.
     """
     return sum((r.square().sum() for r in rows), start=rows[0].new_zeros(())) / (2 * len(rows[0]))
+
+
+def norms(*tables: Tensor) -> Tensor:
+    """The sum of the Frobenius norms of tables [N, D], not squared, by the N of the last.
+
+    No paper's penalty, but that of much published code.
+    """
+    return sum((torch.linalg.norm(t) for t in tables), start=tables[0].new_zeros(())) / len(tables[-1])

@@ -31,6 +31,9 @@ N_USERS, N_ITEMS = 20, 30
 OVERRIDES: dict[str, dict[str, Any]] = {
     "VBPR": {"reg_weight": 0.1},
     "FREEDOM": {"dropout": 0.0, "reg_weight": 0.1},
+    "SLMRec": {"recdim": 8, "ssl_temp": 0.5, "ssl_alpha": 0.1},
+    "BM3": {"n_layers": 2, "dropout": 0.0, "reg_weight": 0.1},
+    "LGMRec": {"keep_rate": 1.0, "n_hyper_layer": 2, "cl_weight": 0.01, "reg_weight": 0.1},
     "LATTICE": {"reg_weight": 0.1, "train_batch_size": 40},
     "MGCN": {"cl_loss": 0.1, "reg_weight": 0.1, "train_batch_size": 40},
     "SMORE": {"image_knn_k": 5, "text_knn_k": 4, "cl_loss": 0.1, "reg_weight": 0.1, "train_batch_size": 40},
@@ -72,14 +75,15 @@ class Data:
 
 
 def mend() -> None:
-    """What stops MMRec here: packages it does not use, `.cuda()` on a machine without, names that are gone."""
+    """Mend what stops MMRec here (unused packages, `.cuda()` on a machine without, names that are gone), and noise."""
     for name in ("torch_scatter", "lmdb", "sparsesvd", "sklearn.cluster", "utils.data_utils"):
         if name not in sys.modules:
             sys.modules[name] = types.ModuleType(name)
-    sys.modules["torch_scatter"].scatter = None
+    sys.modules["torch_scatter"].scatter = sys.modules["sklearn.cluster"].KMeans = None
     sys.modules["torch_scatter"].scatter_add = lambda values, index, dim, dim_size: torch.zeros(dim_size).index_add_(
         0, index, values
     )
+    torch.nn.functional.gumbel_softmax = lambda logits, tau, hard, dim: (logits / tau).softmax(dim)
     torch.Tensor.cuda = lambda self, *args, **kwargs: self
     sp.dok_matrix._update = lambda self, other: self._dict.update(other)
 
