@@ -104,6 +104,9 @@ def test_the_authors_graph_stays_that_of_the_first_step():
         projection.weight.data.neg_().add_(1.0)
     model.importance.data.add_(torch.tensor([1.0, -1.0]))
     torch.testing.assert_close(model.embed().items.detach(), before)
+    items = by_hand(model, normalise="sum", propagation="averaging")[1]  # an evaluation sees the graph as it is now
+    torch.testing.assert_close(model.eval().embed().items, items, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(model.train().embed().items.detach(), before)
     model.begin_epoch()
     assert not torch.allclose(model.embed().items.detach(), before, atol=1e-3)
 
