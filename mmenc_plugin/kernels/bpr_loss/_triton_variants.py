@@ -8,7 +8,7 @@ from typing import Any
 
 from mmenc_plugin.kernels.bpr_loss._triton_kernels import loss_kernel, rows_kernel, whole_blocks_kernel
 
-TILE = 2048  # elements of the gathered rows of a turn of the loss kernel: 16 registers of each thread
+TILE = 1024  # elements of the gathered rows of a turn of the loss kernel: 8 registers of each thread
 BATCH = 16  # the most rows of the batch of a program of it
 SLICE = 64  # of the width of a table, that a program of the gradient kernels sums
 PAIRS = 64  # of a block that is summed beforehand where one table row has them all
