@@ -11,6 +11,7 @@ from mmenc_plugin.errors import unknown_name
 from mmenc_plugin.kernels.bpr_loss.operator import bpr_loss_op
 from mmenc_plugin.kernels.checks import check_floats, check_ids, check_same_device, check_shape
 from mmenc_plugin.kernels.dispatch import SCORERS, Scorer, get_scorer
+from mmenc_plugin.kernels.precision import as_autocast
 
 Loss = Literal["bpr", "softmax"]
 Reduction = Literal["none", "mean", "sum"]
@@ -85,7 +86,7 @@ def bpr_loss(  # noqa: PLR0913
         raise ValueError("log_q corrects the sampled softmax, and BPR has no such term: leave it out.")
     if sparse_grad and torch.compiler.is_compiling():
         raise ValueError("sparse_grad=True is for eager mode: call this outside torch.compile, or take dense ones.")
-    users, items = (_autocast(table) for table in (users, items))
+    users, items = (as_autocast(table) for table in (users, items))
     wanted = torch.is_grad_enabled()
     user_gradient = wanted and users.requires_grad
     gradients = user_gradient or (wanted and (items.requires_grad or (bias is not None and bias.requires_grad)))
@@ -94,14 +95,6 @@ def bpr_loss(  # noqa: PLR0913
         user_gradient, sparse_grad, scorer or get_scorer(),
     )  # fmt: skip
     return found[0]
-
-
-def _autocast(table: Tensor) -> Tensor:
-    """The table as a matrix product would read it here."""
-    kind = table.device.type
-    if table.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
-        return table
-    return table.to(torch.get_autocast_dtype(kind))
 
 
 def _check_names(loss: str, reduction: str, scorer: str | None) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmenc_plugin.kernels import dispatch
 from mmenc_plugin.kernels.checks import CSR, check_floats, check_ids, check_same_device, check_shape
+from mmenc_plugin.kernels.precision import as_autocast, summed_in
 from mmenc_plugin.kernels.score_loss import operator
 
 Reduction = Literal["mean", "sum", "none"]
@@ -65,14 +66,14 @@ def score_loss(  # noqa: PLR0913
     """
     n = len(items if item_ids is None else item_ids)
     if not isinstance(scale, Tensor):
-        scale = torch.tensor(scale, dtype=_computed_in(queries), device=queries.device)
+        scale = torch.tensor(scale, dtype=summed_in(queries.dtype), device=queries.device)
     csr = _as_csr(targets, len(queries))
     _check(queries, items, n, csr, scale=scale, bias=bias, log_q=log_q, exclude=exclude, item_ids=item_ids,
            weights=weights, symmetric=symmetric, reduction=reduction)  # fmt: skip
     if log_q is not None:
-        log_q = log_q.detach().to(_computed_in(queries))
+        log_q = log_q.detach().to(summed_in(queries.dtype))
         bias = -log_q if bias is None else bias - log_q
-    queries, items = _as_autocast(queries), _as_autocast(items)
+    queries, items = as_autocast(queries), as_autocast(items)
     inputs = (
         queries, items, scale, bias, item_ids, *csr, *(exclude or (None, None)), symmetric,
         scorer or dispatch.get_scorer(),
@@ -85,23 +86,11 @@ def score_loss(  # noqa: PLR0913
     return operator.at_once(*inputs, weights, reduction == "mean", needs)[0]  # type: ignore[no-any-return]
 
 
-def _computed_in(queries: Tensor) -> torch.dtype:
-    return torch.float64 if queries.dtype == torch.float64 else torch.float32
-
-
 def _as_csr(targets: Tensor | CSR, n_queries: int) -> CSR:
     if not isinstance(targets, Tensor):
         return targets
     check_shape("targets", targets, (n_queries,), "a column for each query [B]")
     return torch.arange(n_queries + 1, device=targets.device), targets
-
-
-def _as_autocast(tensor: Tensor) -> Tensor:
-    """What a matrix product would be given under the autocast that is switched on."""
-    device = tensor.device.type
-    if tensor.dtype != torch.float32 or not torch.is_autocast_enabled(device):
-        return tensor
-    return tensor.to(torch.get_autocast_dtype(device))
 
 
 def _check(  # noqa: PLR0913

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mmenc_plugin.kernels.checks import CSR
 from mmenc_plugin.kernels.dispatch import Scorer, choose
+from mmenc_plugin.kernels.precision import summed_in
 from mmenc_plugin.kernels.score_loss.problem import Needs, Problem, has_positive, make_problem
 
 _INPUTS = (
@@ -117,7 +118,7 @@ def _in_their_types(found: Any, inputs: Any) -> tuple[Tensor, ...]:
 @each.register_fake
 def _(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     queries, items, item_ids, symmetric = inputs[0], inputs[1], inputs[4], inputs[9]
-    dtype = _computed_in(queries)
+    dtype = summed_in(queries.dtype)
     n = (items if item_ids is None else item_ids).shape[0]
     rows = queries.new_empty(queries.shape[0], dtype=dtype)
     return torch.empty_like(rows), rows, queries.new_empty(n if symmetric else 0, dtype=dtype)
@@ -135,11 +136,7 @@ def _(gradient: Tensor, factor: Tensor, of: Tensor) -> Tensor:
 
 @at_once.register_fake
 def _(*inputs: Any) -> tuple[Tensor, ...]:
-    return inputs[0].new_empty((), dtype=_computed_in(inputs[0])), *_fake_gradients(inputs, inputs[-1])
-
-
-def _computed_in(queries: Tensor) -> torch.dtype:
-    return torch.float64 if queries.dtype == torch.float64 else torch.float32
+    return inputs[0].new_empty((), dtype=summed_in(inputs[0].dtype)), *_fake_gradients(inputs, inputs[-1])
 
 
 def _fake_gradients(inputs: Any, needs: Any) -> tuple[Tensor, ...]:

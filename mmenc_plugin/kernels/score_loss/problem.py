@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mmenc_plugin.kernels.checks import CSR, check_csr, check_no_nan, check_range
+from mmenc_plugin.kernels.precision import summed_in
 
 Needs = tuple[bool, bool, bool, bool]  # which gradients are wanted: queries, items, scale, bias
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
@@ -63,7 +64,7 @@ def make_problem(  # noqa: PLR0913 - the operators' own list
     Raises:
         ValueError: NaN, ids out of range, a CSR that is none, or a positive whose bias is -inf.
     """
-    dtype = torch.float64 if queries.dtype == torch.float64 else torch.float32
+    dtype = summed_in(queries.dtype)
     n = len(items if item_ids is None else item_ids)
     check_no_nan(queries=queries, items=items, scale=scale, bias=bias)
     check_csr("targets", targets, len(queries), n)

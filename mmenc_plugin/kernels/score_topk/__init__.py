@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from mmenc_plugin.kernels.checks import CSR, check_floats, check_ids, check_same_device, check_shape
 from mmenc_plugin.kernels.dispatch import Scorer, get_scorer
+from mmenc_plugin.kernels.precision import as_autocast
 from mmenc_plugin.kernels.score_topk.operator import score_topk_op
 from mmenc_plugin.types import TargetRanks, TopK
 
@@ -52,7 +52,7 @@ def score_topk(  # noqa: PLR0913
             or a score is not a number.
     """
     _check(users, items, k, bias, exclude, candidates, targets)
-    users, items = _autocast(users.detach()), _autocast(items.detach())
+    users, items = as_autocast(users.detach()), as_autocast(items.detach())
     bias = None if bias is None else bias.detach()
     csrs = *(exclude or (None, None)), candidates, *(targets or (None, None))
     ids, scores, *ranks = score_topk_op(users, items, k, bias, *csrs, scorer or get_scorer())
@@ -95,11 +95,3 @@ def _check_csr_form(name: str, csr: CSR, users: Tensor) -> None:
     check_same_device(users=users, **{f"{name}[0]": offsets, f"{name}[1]": rows})
     check_shape(f"{name}[0]", offsets, (users.shape[0] + 1,), "offsets [B + 1]")
     check_shape(f"{name}[1]", rows, (None,), "item rows")
-
-
-def _autocast(table: Tensor) -> Tensor:
-    """In the type that a matrix product would have under the present autocast."""
-    device = table.device.type
-    if table.dtype == torch.float32 and device != "meta" and torch.is_autocast_enabled(device):
-        return table.to(torch.get_autocast_dtype(device))
-    return table

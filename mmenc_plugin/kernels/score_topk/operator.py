@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmenc_plugin.kernels.checks import CSR, check_csr, check_no_nan, check_range
 from mmenc_plugin.kernels.dispatch import Scorer, choose
+from mmenc_plugin.kernels.precision import summed_in
 from mmenc_plugin.types import TopK
 
 
@@ -27,7 +28,7 @@ def score_topk_op(users: Tensor, items: Tensor, k: int, bias: Tensor | None, *ot
     """
     exclude, candidates, targets = _csr(*others[:2]), others[2], _csr(*others[3:5])
     if bias is not None:
-        bias = bias.to(score_type(users.dtype))
+        bias = bias.to(summed_in(users.dtype))
     if candidates is not None:
         candidates = candidates.long()
     _check_values(users, items, bias, exclude, candidates, targets)
@@ -47,12 +48,7 @@ def _(users: Tensor, items: Tensor, k: int, bias: Tensor | None, *others: Any) -
     kept = torch.sym_min(k, columns)  # type: ignore[no-untyped-call]
     ids = users.new_empty((users.shape[0], kept), dtype=torch.int64)
     counts = (users.new_empty(0 if targets is None else targets.shape[0], dtype=torch.int64) for _ in range(3))
-    return ids, torch.empty_like(ids, dtype=score_type(users.dtype)), *counts
-
-
-def score_type(dtype: torch.dtype) -> torch.dtype:
-    """The type of the scores: float64 for float64, float32 for all else."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+    return ids, torch.empty_like(ids, dtype=summed_in(users.dtype)), *counts
 
 
 def _csr(offsets: Tensor | None, ids: Tensor | None) -> CSR | None:
