@@ -53,8 +53,10 @@ class FeatureSettings(Settings):
     item_text: Names = Field(["title", "description"], min_length=1, description=".item columns, joined in this order")
     item_image: str = Field("image", description=".item column with the file name below image_dir")
     image_dir: str = Field("images", description="folder of the pictures, below the data set's or absolute")
-    missing: Literal["mean", "zeros", "error"] = Field(
-        "mean", description="what an item without the modality gets; error stops the run"
+    missing: Literal["mean", "neighbours", "zeros", "error"] = Field(
+        "mean",
+        description="what an item without the modality gets. mean: of all others; neighbours: the mean of the 10 that "
+        "share most users with it in the training part, of all where none does; error: stops the run",
     )
     feature_scaling: Literal["standard", "l2", "none"] = Field(
         "standard",

@@ -69,7 +69,7 @@ def align(
         reasons = [f"{token}: {block.rejected.get(token, 'unknown')}" for token in absent]
         raise DataError(
             f"{len(absent)} of {len(tokens)} items have no {block.recipe['modality']} ({some(reasons)}). Mend them, or "
-            "set missing to mean or zeros."
+            "set missing to mean, neighbours or zeros."
         )
     values = _fill(scaled(values, present, scaling), present, missing)
     if padding_row:

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from mmenc_plugin.errors import DataError
+from mmenc_plugin.resources import resource_dir
 
 
 @pytest.fixture
@@ -63,6 +64,39 @@ def test_a_missing_picture_is_masked_or_an_error_as_the_settings_say(shop):
     assert not features.table("image")[2].any()
     with pytest.raises(DataError, match=r"1 of 3 items have no image \('red: the file does not exist"):
         dataset_of(shop, missing="error").item_features()
+
+
+def test_a_missing_picture_gets_the_mean_of_those_that_share_its_users(shop):
+    (shop / "images" / "red.png").unlink()
+    with (shop / "shop.inter").open("a") as file:
+        file.write("w\twhite\n")
+    dataset = dataset_of(shop, missing="neighbours")
+    features, row = dataset.item_features(), dict(zip(dataset.field2id_token["item_id"], range(5), strict=True))
+    image = features.table("image")
+    assert not features.present("image")[row["red"]]
+    assert torch.equal(image[row["red"]], image[row["blue"]])  # u took both; nobody took red and another one
+    assert not image[0].any()
+
+
+def test_of_the_neighbours_of_an_item_only_those_of_the_training_part_count(tmp_path, monkeypatch):
+    from recbole.quick_start import run_recbole
+
+    from mmenc_plugin.hosts.recbole import dataset
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["test"])
+    fill, seen = dataset.fill_from_neighbours, []
+
+    def watched(table, users, items):
+        seen.append(len(items))
+        return fill(table, users, items)
+
+    monkeypatch.setattr(dataset, "fill_from_neighbours", watched)
+    settings = {"missing": "neighbours", "show_progress": False, "state": "ERROR"}
+    run_recbole(model="ItemKNNContent", dataset="demo", config_dict=settings, saved=False)
+    all_ = sum(1 for _ in (resource_dir("dataset_atomic") / "demo/demo.inter").open()) - 1
+    assert len(seen) == 2  # image and text
+    assert max(seen) < 0.9 * all_
 
 
 def test_a_cached_data_set_with_other_feature_settings_is_not_taken(shop):

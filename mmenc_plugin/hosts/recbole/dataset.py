@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+import torch
 from recbole.data.dataset import Dataset
 from recbole.utils.argument_list import dataset_arguments
 
 from mmenc_plugin.features import FrozenFeatures, align
+from mmenc_plugin.features.neighbours import fill_from_neighbours
 from mmenc_plugin.hosts.recbole.config import feature_settings
 from mmenc_plugin.hosts.recbole.features import blocks_of, items_of
 from mmenc_plugin.settings import FeatureSettings
@@ -24,17 +27,21 @@ class MultimodalDataset(Dataset):
     def item_features(self) -> FrozenFeatures:
         """Features in the order of the data set's item ids, extracted where the store lacks them.
 
+        The data set is the training part: with missing: neighbours its interactions count.
+
         Raises:
             DataError: items of the interactions have no row in `.item`, or (missing: error) no modality.
             WeightsError: the encoder cannot be loaded.
         """
         settings = feature_settings(self.config)
         tokens = self.field2id_token[self.iid_field][1:].tolist()
-        return FrozenFeatures(
-            {
-                modality: align(
-                    block, tokens, missing=settings.missing, padding_row=True, scaling=settings.feature_scaling
-                )
-                for modality, block in blocks_of(self.config, self._items).items()
-            }
-        )
+        missing = "mean" if settings.missing == "neighbours" else settings.missing
+        tables = {
+            modality: align(block, tokens, missing=missing, padding_row=True, scaling=settings.feature_scaling)
+            for modality, block in blocks_of(self.config, self._items).items()
+        }
+        if settings.missing == "neighbours":
+            ids = (self.inter_feat[field] for field in (self.uid_field, self.iid_field))
+            users, items = (torch.from_numpy(np.array(rows)) for rows in ids)
+            tables = {modality: fill_from_neighbours(table, users, items) for modality, table in tables.items()}
+        return FrozenFeatures(tables)
