@@ -29,7 +29,6 @@ from safetensors.torch import save_file
 HERE = Path(__file__).parent
 N_USERS, N_ITEMS = 20, 30
 OVERRIDES: dict[str, dict[str, Any]] = {
-    "VBPR": {"reg_weight": 0.1},
     "FREEDOM": {"dropout": 0.0, "reg_weight": 0.1},
     "SLMRec": {"recdim": 8, "ssl_temp": 0.5, "ssl_alpha": 0.1},
     "BM3": {"n_layers": 2, "dropout": 0.0, "reg_weight": 0.1},
