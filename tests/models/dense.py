@@ -34,7 +34,8 @@ def build(name, data=None, **settings):
 
 
 def inverse_root(degree):
-    return torch.where(degree > 0, degree.clamp(min=1e-300).rsqrt(), torch.zeros_like(degree))
+    positive = degree > 0
+    return degree.where(positive, 1).rsqrt().where(positive, 0)
 
 
 def interactions():
