@@ -7,7 +7,7 @@ import csv
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from mmenc_plugin.errors import MissingExtraError, SettingsError
 
@@ -101,8 +101,8 @@ def _users(args: argparse.Namespace, run: SavedRun) -> list[str]:
     return users
 
 
-def _counted(lists: Iterator[Recommendations], progress: object) -> Iterator[Recommendations]:
-    with progress as bar:  # type: ignore[attr-defined]
+def _counted(lists: Iterator[Recommendations], progress: Any) -> Iterator[Recommendations]:
+    with progress as bar:
         for block in lists:
             yield block
             bar.update(len(block.users))
@@ -137,7 +137,7 @@ def _save(path: Path, lists: Iterable[Recommendations]) -> None:
         part.unlink(missing_ok=True)
 
 
-def _parquet() -> tuple[object, object]:
+def _parquet() -> tuple[Any, Any]:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -148,12 +148,12 @@ def _parquet() -> tuple[object, object]:
 
 def _save_parquet(path: Path, lists: Iterable[Recommendations]) -> None:
     arrow, parquet = _parquet()
-    kinds = (arrow.string(), arrow.int32(), arrow.string(), arrow.float32())  # type: ignore[attr-defined]
-    schema = arrow.schema(list(zip(HEADER, kinds, strict=True)))  # type: ignore[attr-defined]
-    with parquet.ParquetWriter(path, schema) as writer:  # type: ignore[attr-defined]
+    kinds = (arrow.string(), arrow.int32(), arrow.string(), arrow.float32())
+    schema = arrow.schema(list(zip(HEADER, kinds, strict=True)))
+    with parquet.ParquetWriter(path, schema) as writer:
         for block in lists:
             columns = zip(*_rows(block), strict=True)
-            writer.write_table(arrow.table(dict(zip(HEADER, map(list, columns), strict=True)), schema))  # type: ignore[attr-defined]
+            writer.write_table(arrow.table(dict(zip(HEADER, map(list, columns), strict=True)), schema))
 
 
 def _write(file: Path, text: str) -> None:

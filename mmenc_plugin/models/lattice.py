@@ -12,12 +12,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmenc_plugin.kernels.bpr_loss import bpr_loss
 from mmenc_plugin.models.base import ItemFeatures, ModelSettings, MultimodalRecommender, register
 from mmenc_plugin.models.blocks.graph import averaging, bipartite, distinct, inverse_root, light_gcn
 from mmenc_plugin.models.blocks.item_graph import cosine_graph, nearest_items, nearest_rows
 from mmenc_plugin.models.blocks.learned_graph import Pattern
-from mmenc_plugin.models.blocks.losses import l2
+from mmenc_plugin.models.blocks.losses import bpr, l2
 from mmenc_plugin.types import Citation, Embeddings, Interactions, TripletBatch
 
 
@@ -105,7 +104,7 @@ class LATTICE(MultimodalRecommender):
         all_ = self.embed()
         rows = all_.users[batch.users], all_.items[batch.positives], all_.items[batch.negatives]
         return {
-            "bpr": bpr_loss(all_.users, all_.items, batch.users, batch.positives, batch.negatives),
+            "bpr": bpr(all_, batch),
             "reg": self.options.reg_weight * l2(*rows),
         }
 

@@ -9,12 +9,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmenc_plugin.kernels.bpr_loss import bpr_loss
 from mmenc_plugin.models.base import ItemFeatures, ModelSettings, MultimodalRecommender, register
 from mmenc_plugin.models.blocks.contrast import info_nce
 from mmenc_plugin.models.blocks.graph import bipartite, distinct, light_gcn, of_users
 from mmenc_plugin.models.blocks.item_graph import cosine_graph, nearest_items
-from mmenc_plugin.models.blocks.losses import l2
+from mmenc_plugin.models.blocks.losses import bpr, l2
 from mmenc_plugin.types import Citation, Embeddings, Interactions, Modality, TripletBatch
 
 
@@ -83,7 +82,7 @@ class MGCN(MultimodalRecommender):
             s.items[batch.positives], c.items[batch.positives], self.options.temperature
         )
         return {
-            "bpr": bpr_loss(all_.users, all_.items, batch.users, batch.positives, batch.negatives),
+            "bpr": bpr(all_, batch),
             "reg": self.options.reg_weight * l2(*rows),
             "contrast": self.options.contrast_weight * contrast,
         }

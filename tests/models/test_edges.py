@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from mmenc_plugin.models.blocks import edges as module
+from mmenc_plugin.models.blocks import learned_graph
 from mmenc_plugin.models.blocks.edges import Edges
 
 USERS, ITEMS = torch.tensor([0, 0, 1, 3, 3, 3]), torch.tensor([1, 2, 1, 0, 1, 2])  # user 2, item 3: nobody
@@ -14,7 +14,7 @@ N_USERS, N_ITEMS = 4, 4
 
 @pytest.fixture(params=[2, 1 << 16], ids=["many chunks", "one chunk"])
 def edges(request, monkeypatch):
-    monkeypatch.setattr(module, "_CHUNK", request.param)
+    monkeypatch.setattr(learned_graph, "CHUNK", request.param)
     return Edges(USERS, ITEMS, N_USERS, N_ITEMS)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import Any, cast
 
@@ -72,6 +73,11 @@ class Pattern(nn.Module):
                 parts = (self.back_offsets, self.back_rows, values[self.back])
             shape = self.shape[::-1] if transposed else self.shape
             return torch.sparse_csr_tensor(*parts, shape, check_invariants=False)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Pattern:
+        twin = copy.copy(self)  # the places never change: their tensors are shared
+        twin._buffers = dict(self._buffers)
+        return twin
 
 
 class _Multiply(torch.autograd.Function):
