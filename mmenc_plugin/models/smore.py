@@ -12,31 +12,24 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmenc_plugin.models.base import ItemFeatures, ModelSettings, MultimodalRecommender, register
-from mmenc_plugin.models.blocks.contrast import info_nce
-from mmenc_plugin.models.blocks.graph import bipartite, distinct, light_gcn, of_users
+from mmenc_plugin.models.base import ItemFeatures, register
+from mmenc_plugin.models.blocks.behaviour import BehaviourAndSide, BehaviourSettings
 from mmenc_plugin.models.blocks.item_graph import cosine_graph, nearest_items, strongest
-from mmenc_plugin.models.blocks.losses import bpr, l2
-from mmenc_plugin.types import Citation, Embeddings, Interactions, Modality, TripletBatch
+from mmenc_plugin.types import Citation, Interactions, Modality
 
 
-class SMORESettings(ModelSettings):
+class SMORESettings(BehaviourSettings):
     """Settings of SMORE."""
 
-    reg_weight: float = Field(1e-4, ge=0, description="weight of the L2 penalty on the batch's final embeddings")
     n_layers: int = Field(3, ge=0, le=16, description="layers of the graph of users and items")
-    n_item_layers: int = Field(1, ge=0, le=16, description="layers of the graphs of items")
-    knn_k: int = Field(10, ge=1, le=1000, description="neighbours of an item by each modality, itself among them")
     modality_knn_k: dict[Modality, Annotated[int, Field(ge=1, le=1000)]] = Field(
         default={}, description="neighbours by single modalities, in place of knn_k: {image: 40, text: 15}"
     )
-    contrast_weight: float = Field(0.01, ge=0, description="weight of the contrast between content and behaviour")
-    temperature: float = Field(0.2, gt=0, le=100, description="of the contrast: smaller is sharper")
     gate_dropout: float = Field(0.0, ge=0, lt=1, description="share of each behaviour gate's outputs left out")
 
 
 @register
-class SMORE(MultimodalRecommender):
+class SMORE(BehaviourAndSide):
     """Score = (c_u + s_u) . (c_i + s_i): behaviour c of LightGCN, and side information s.
 
     The spectrum of each modality's projected features is filtered; the product of all spectra, filtered too, is one
@@ -56,10 +49,6 @@ class SMORE(MultimodalRecommender):
     def __init__(self, settings: SMORESettings, features: ItemFeatures, interactions: Interactions) -> None:
         super().__init__(settings, features, interactions)
         self.options, modalities, width = settings, features.modalities, settings.embedding_size
-        self.user_id = nn.Embedding(self.n_users, width)
-        self.item_id = nn.Embedding(self.n_items, width)
-        for embedding in (self.user_id, self.item_id):
-            nn.init.xavier_uniform_(embedding.weight)
         self.projections = nn.ModuleDict({m: nn.Linear(features.width(m), width) for m in modalities})
         self.attentions = nn.ModuleDict(
             {
@@ -73,36 +62,12 @@ class SMORE(MultimodalRecommender):
         self.gates = nn.ModuleList([nn.Linear(width, width) for _ in views])
         self.preferences = nn.ModuleList([nn.Linear(width, width) for _ in views])
         self.dropout = nn.Dropout(settings.gate_dropout)
-        edges = distinct(interactions)
-        self.graph = bipartite(*edges, self.n_users, self.n_items)
-        self.user_graph = of_users(*edges, self.n_users, self.n_items)
         self.item_graphs = self._item_graphs()
 
-    def embed(self) -> Embeddings:
-        """[U, D] and [I, D]."""
-        behaviour, side = self._views()
-        return self._split(behaviour + side)
-
-    def loss(self, batch: TripletBatch) -> dict[str, Tensor]:
-        """BPR, the L2 penalty, and InfoNCE of side information and behaviour of the batch's users and items."""
-        behaviour, side = self._views()
-        all_, c, s = self._split(behaviour + side), self._split(behaviour), self._split(side)
-        rows = all_.users[batch.users], all_.items[batch.positives], all_.items[batch.negatives]
-        contrast = info_nce(s.users[batch.users], c.users[batch.users], self.options.temperature) + info_nce(
-            s.items[batch.positives], c.items[batch.positives], self.options.temperature
-        )
-        return {
-            "bpr": bpr(all_, batch),
-            "reg": self.options.reg_weight * l2(*rows),
-            "contrast": self.options.contrast_weight * contrast,
-        }
-
-    def _views(self) -> tuple[Tensor, Tensor]:
-        """Behaviour and side information of users and items [U + I, D]."""
-        users, items = light_gcn(self.graph, self.user_id.weight, self.item_id.weight, self.options.n_layers)
-        behaviour = torch.cat([users, items])
+    def side(self, behaviour: Tensor) -> Tensor:
+        """The mean of the attended views and the fusion, each gated by behaviour [U + I, D]."""
         *of_modalities, fusion = (
-            self._enriched(view, gate, graph)
+            self.enriched(view, gate, graph)
             for view, gate, graph in zip(self._spectral(), self.gates, self.item_graphs, strict=True)
         )
         attended = [
@@ -113,7 +78,7 @@ class SMORE(MultimodalRecommender):
             self.dropout(preference(behaviour).sigmoid()) * view
             for preference, view in zip(self.preferences, [*attended, fusion], strict=True)
         ]
-        return behaviour, torch.stack(preferred).mean(0)
+        return torch.stack(preferred).mean(0)
 
     def _spectral(self) -> list[Tensor]:
         """Each modality's features, denoised [I, D], and last their fusion."""
@@ -123,19 +88,9 @@ class SMORE(MultimodalRecommender):
         filtered = torch.cat([spectra, spectra.prod(0, keepdim=True)]) * filters
         return list(torch.fft.irfft(filtered, n=self.options.embedding_size, norm="ortho"))
 
-    def _enriched(self, view: Tensor, gate: nn.Module, graph: nn.Module) -> Tensor:
-        """A view [I, D] gated into the items' embeddings, over its graph, and from there to the users: [U + I, D]."""
-        items = self.item_id.weight * gate(view).sigmoid()
-        for _ in range(self.options.n_item_layers):
-            items = graph(items)
-        return torch.cat([self.user_graph(items), items])
-
     def _item_graphs(self) -> nn.ModuleList:
         """The graph of each modality, and last that with the stronger of their edges."""
         ks = [self.options.modality_knn_k.get(m, self.options.knn_k) for m in self.features.modalities]
         alike = [nearest_items(self.features, m, k) for m, k in zip(self.features.modalities, ks, strict=True)]
         graphs = [cosine_graph(edges, self.n_items) for edges in alike]
         return nn.ModuleList([*graphs, strongest(graphs)])
-
-    def _split(self, both: Tensor) -> Embeddings:
-        return Embeddings(*torch.split(both, [self.n_users, self.n_items]))
