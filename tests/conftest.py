@@ -7,6 +7,7 @@ import sys
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks a network; must be set before huggingface_hub is imported
 
 import checkpoints
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,16 @@ from mmenc_plugin.types import ItemTable
 if not torch.cuda.is_available():  # Triton reads it where a kernel is defined
     os.environ.setdefault("TRITON_INTERPRET", "1")
 torch.set_num_threads(1)  # what the tests compute is too small to share out
+
+
+hypothesis.settings.register_profile("repeatable", derandomize=True)  # a failure is there on the next run, too
+hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers():
+    """Every test draws the same random numbers, whatever ran before it in its process."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

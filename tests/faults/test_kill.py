@@ -44,8 +44,9 @@ def digests(store):
     (block,) = [path for path in store.iterdir() if path.is_dir()]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(block.iterdir())}
 
-began = time.monotonic()
 assert end(start(folder / "undisturbed", 0)) == 0
+began = time.monotonic()  # of as many processes as are killed below
+assert [end(child) for child in [start(folder / "timed", rank) for rank in range(ranks)]] == [0] * ranks
 whole, chance = time.monotonic() - began, random.Random(0)
 expected, killed, left = digests(folder / "undisturbed"), 0, set()
 for moment in range(moments):
