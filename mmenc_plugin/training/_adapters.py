@@ -103,7 +103,7 @@ def _check_towers(encoder: Encoder, rank: int, targets: list[str], places: Mappi
     having = {place.tower for name, place in places.items() if name.rpartition(".")[0] in targets}
     for tower in sorted({place.tower for place in places.values() if place.tower} - having):
         owners = {name.rpartition(".")[0] for name, place in places.items() if place.tower == tower}
-        kinds = Counter(type(encoder.get_submodule(owner)).__name__ for owner in owners)
+        kinds = Counter(sorted(type(encoder.get_submodule(owner)).__name__ for owner in owners))
         told = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
         fold_adapters(encoder)
         raise SettingsError(

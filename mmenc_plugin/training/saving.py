@@ -55,8 +55,8 @@ def save_encoder(encoder: Encoder, folder: Path, lineage: Mapping[str, Any]) -> 
         _put(part, folder)
     except (OSError, SafetensorError) as error:
         raise StoreError(
-            f"the encoder cannot be written to {folder}: {getattr(error, 'strerror', None) or error}. Make room or give "
-            "write access there, or name another folder."
+            f"the encoder cannot be written to {folder}: {getattr(error, 'strerror', None) or error}. Make room there or "
+            "give write access, or name another folder."
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -54,7 +54,7 @@ def apply_tuning(encoder: Encoder, tune: str, uses: Collection[str] | None = Non
     if kind != "lora" and encoder.spec.precision != "float32":
         raise SettingsError(
             f"tune is '{tune}', and the weights are in {encoder.spec.precision}, which is too coarse for the steps of "
-            "training. Set encoder_precision: float32 and autocast: bfloat16, or use lora:R, whose adapters are float32."
+            "training. Set encoder_precision: float32 and autocast: bfloat16, or use lora:R: adapters are float32."
         )
     places = _wanted(encoder, uses)
     n_all = sum(parameter.numel() for parameter in encoder.parameters())
