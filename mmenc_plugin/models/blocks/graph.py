@@ -122,7 +122,7 @@ def full(tensor: Tensor) -> Tensor:
 
 
 def sparse_product(matrix: Tensor, x: Tensor, onto: Tensor | None = None) -> Tensor:
-    """Of matrix [N, M] and x [M, D]: their product, plus `onto` [N, D] if it is given; in the type of its factors, under autocast too."""
+    """Of matrix [N, M] and x [M, D], plus `onto` [N, D] if given; in the type of its factors, under autocast too."""
     # Written into a tensor of its own: `matrix @ x` first makes one of zeros and copies it, which takes longest.
     out = x.new_empty(matrix.shape[0], x.shape[1]) if onto is None else onto.clone()
     with torch.autocast(x.device.type, enabled=False):
