@@ -72,7 +72,7 @@ class BehaviourAndSide(MultimodalRecommender):
         return torch.cat([self.user_graph(items), items])
 
     def _views(self) -> tuple[Tensor, Tensor]:
-        nodes = torch.cat([self.user_id.weight, self.item_id.weight])
+        nodes = self.user_id.weight, self.item_id.weight
         behaviour = mean_of_layers(self.graph, nodes, self.shared.n_layers)
         return behaviour, self.side(behaviour)
 
