@@ -116,7 +116,7 @@ class LGMRec(MultimodalRecommender):
         """All items' features through both maps of each modality, read once: [I, M D] and [I, M K], side by side."""
         sizes, content, logits = [self.options.embedding_size, self.options.n_hyperedges], [], []
         for m, projection in self.projections.items():
-            both = torch.cat([projection.weight, self.hyperedges[m].weight])  # type: ignore[arg-type, list-item]
+            both = torch.cat([projection.weight, self.hyperedges[m].weight])  # type: ignore[list-item]
             parts = torch.split(F.linear(self.features.table(m), both), sizes, dim=1)  # type: ignore[arg-type]
             content.append(parts[0])
             logits.append(parts[1])
