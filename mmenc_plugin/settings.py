@@ -176,6 +176,20 @@ class ModelSettings(Settings):
 
     embedding_size: int = Field(64, ge=1, le=65536, description="width of user and item embeddings")
     reg_weight: float = Field(1e-2, ge=0, description="weight of the L2 penalty on the batch's embeddings")
+    loss_type: Literal["BPR", "in_batch", "CE"] = Field(
+        "BPR",
+        description="main loss. BPR: a positive before its negative; in_batch: a softmax over the batch's positives, "
+        "corrected for popularity; CE: a softmax over all items; what a user took never counts against another",
+    )
+    softmax_temperature: float = Field(
+        1.0, gt=0, le=1e6, description="of in_batch and CE, which divide the scores by it: smaller is sharper"
+    )
+
+
+class OwnLossSettings(ModelSettings):
+    """What models have whose main loss is one of their own."""
+
+    loss_type: Literal["BPR"] = Field("BPR", description="not read: the model's main loss is its own")
 
 
 def validate(kind: type[S], mapping: Mapping[str, Any]) -> S:

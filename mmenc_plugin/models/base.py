@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mmenc_plugin.errors import SettingsError
 from mmenc_plugin.kernels import score_topk
+from mmenc_plugin.models.blocks.losses import RankingLoss
 from mmenc_plugin.registry import Registry
 from mmenc_plugin.settings import ModelSettings, check_keys, validate
 from mmenc_plugin.types import Citation, Embeddings, Interactions, Modality, TopK, TripletBatch
@@ -38,8 +39,9 @@ class ItemFeatures(Protocol):
 class MultimodalRecommender(nn.Module):
     """Base of all models.
 
-    A model sets `settings` and `citation`, makes its parameters in `__init__`, and implements
-    `embed` and `loss`. Prediction, ranking and the embeddings kept during an evaluation are here.
+    A model sets `settings` and `citation`, makes its parameters in `__init__`, and implements `embed` and `loss`. The
+    main part of the loss comes from `ranking_loss`, unless the settings are `OwnLossSettings`. Prediction, ranking and
+    the embeddings kept during an evaluation are here.
 
     Args:
         settings: of the model's own kind.
@@ -61,6 +63,7 @@ class MultimodalRecommender(nn.Module):
         super().__init__()
         self.features = features
         self.n_users, self.n_items = interactions.n_users, interactions.n_items
+        self.ranking_loss = RankingLoss(settings, interactions)
         self._kept: Embeddings | None = None
 
     def embed(self) -> Embeddings:

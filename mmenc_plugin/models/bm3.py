@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmenc_plugin.models.base import ItemFeatures, ModelSettings, MultimodalRecommender, register
+from mmenc_plugin.models.base import ItemFeatures, MultimodalRecommender, register
 from mmenc_plugin.models.blocks.graph import bipartite, distinct, light_gcn
 from mmenc_plugin.models.blocks.losses import l2, norms
+from mmenc_plugin.settings import OwnLossSettings
 from mmenc_plugin.types import Citation, Embeddings, Interactions, TripletBatch
 
 
-class BM3Settings(ModelSettings):
+class BM3Settings(OwnLossSettings):
     """Settings of BM3."""
 
     reg_weight: float = Field(

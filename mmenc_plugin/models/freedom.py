@@ -85,7 +85,7 @@ class FREEDOM(MultimodalRecommender):
     def loss(self, batch: TripletBatch) -> dict[str, Tensor]:
         """BPR, and for each modality BPR of the users against the projected features."""
         all_ = self.embed()
-        parts = {"bpr": bpr(all_, batch)}
+        parts = self.ranking_loss(all_, batch)
         both, row = torch.cat([batch.positives, batch.negatives]), torch.arange(len(batch.users)).to(batch.users)
         for m, projection in self.projections.items():
             content = projection(self.features.rows(m, both))  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmenc_plugin.models.base import ItemFeatures, ModelSettings, MultimodalRecommender, register
 from mmenc_plugin.models.blocks.edges import Edges
 from mmenc_plugin.models.blocks.graph import distinct
-from mmenc_plugin.models.blocks.losses import bpr, l2
+from mmenc_plugin.models.blocks.losses import l2
 from mmenc_plugin.types import Citation, Embeddings, Interactions, TripletBatch
 
 
@@ -115,7 +115,7 @@ class GRCN(MultimodalRecommender):
         rows = [self.user_id(batch.users), self.item_id(batch.positives), self.item_id(batch.negatives)]
         rows += [part.preference(batch.users) for part in self._parts()]
         return {
-            "bpr": bpr(all_, batch),
+            **self.ranking_loss(all_, batch),
             "reg": self.options.reg_weight * l2(*rows),
         }
 

@@ -16,7 +16,7 @@ from mmenc_plugin.models.base import ItemFeatures, ModelSettings, MultimodalReco
 from mmenc_plugin.models.blocks.graph import averaging, bipartite, distinct, inverse_root, light_gcn
 from mmenc_plugin.models.blocks.item_graph import cosine_graph, nearest_items, nearest_rows
 from mmenc_plugin.models.blocks.learned_graph import Pattern
-from mmenc_plugin.models.blocks.losses import bpr, l2
+from mmenc_plugin.models.blocks.losses import l2
 from mmenc_plugin.types import Citation, Embeddings, Interactions, TripletBatch
 
 
@@ -104,7 +104,7 @@ class LATTICE(MultimodalRecommender):
         all_ = self.embed()
         rows = all_.users[batch.users], all_.items[batch.positives], all_.items[batch.negatives]
         return {
-            "bpr": bpr(all_, batch),
+            **self.ranking_loss(all_, batch),
             "reg": self.options.reg_weight * l2(*rows),
         }
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mmenc_plugin.models.base import ItemFeatures, ModelSettings, MultimodalRecommender, register
 from mmenc_plugin.models.blocks.contrast import info_nce
 from mmenc_plugin.models.blocks.graph import Graph, bipartite, degrees, distinct, light_gcn
-from mmenc_plugin.models.blocks.losses import bpr, l2, norms
+from mmenc_plugin.models.blocks.losses import l2, norms
 from mmenc_plugin.types import Citation, Embeddings, Interactions, TripletBatch
 
 Pair = tuple[Tensor, Tensor]  # of users [U, ...] and of items [I, ...]
@@ -81,7 +81,7 @@ class LGMRec(MultimodalRecommender):
     def loss(self, batch: TripletBatch) -> dict[str, Tensor]:
         """BPR, the contrastive loss of each two modalities, and the penalty."""
         (users, items), global_ = self._local_and_global()
-        parts = {"bpr": bpr(Embeddings(users, items), batch)}
+        parts = self.ranking_loss(Embeddings(users, items), batch)
         if len(global_) > 1:
             parts["contrast"] = self.options.contrast_weight * self._contrast(global_, batch)
         penalty = l2 if self.options.penalty == "squares" else norms

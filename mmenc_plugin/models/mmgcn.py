@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmenc_plugin.models.base import ItemFeatures, ModelSettings, MultimodalRecommender, register
 from mmenc_plugin.models.blocks.graph import Graph, averaging, distinct
-from mmenc_plugin.models.blocks.losses import bpr, l2
+from mmenc_plugin.models.blocks.losses import l2
 from mmenc_plugin.types import Citation, Embeddings, Interactions, TripletBatch
 
 
@@ -139,7 +139,7 @@ class MMGCN(MultimodalRecommender):
         rows = [self.user_id(batch.users), self.item_id(batch.positives), self.item_id(batch.negatives)]
         rows += [part.preference(batch.users) for part in self._parts()]
         return {
-            "bpr": bpr(all_, batch),
+            **self.ranking_loss(all_, batch),
             "reg": self.options.reg_weight * l2(*rows),
         }
 

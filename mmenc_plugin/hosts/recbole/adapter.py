@@ -36,7 +36,7 @@ class RecboleModel(GeneralRecommender):
 
     def _interactions(self, dataset: Any) -> Interactions:
         inter = dataset.inter_feat
-        return Interactions(inter[self.USER_ID], inter[self.ITEM_ID], self.n_users, self.n_items)
+        return Interactions(inter[self.USER_ID], inter[self.ITEM_ID], self.n_users, self.n_items, padding_row=True)
 
     def calculate_loss(self, interaction: Any) -> tuple[Tensor, ...]:
         """The parts of the loss, which RecBole's trainer sums and logs one by one."""

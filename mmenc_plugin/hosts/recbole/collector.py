@@ -13,9 +13,9 @@ from torch import Tensor
 
 from mmenc_plugin.errors import SettingsError
 from mmenc_plugin.hosts.recbole.factors import Factors
-from mmenc_plugin.hosts.recbole.ranking_lists import row_numbers, rows_of
 from mmenc_plugin.kernels import score_topk
 from mmenc_plugin.kernels.checks import CSR
+from mmenc_plugin.kernels.csr import row_numbers, rows_of
 from mmenc_plugin.kernels.dispatch import Scorer
 from mmenc_plugin.types import TargetRanks
 

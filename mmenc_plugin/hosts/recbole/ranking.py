@@ -19,7 +19,8 @@ from torch import Tensor
 from mmenc_plugin.hosts.recbole.collector import RankingBatch, RankingCollector
 from mmenc_plugin.hosts.recbole.factors import Factors, factors_of
 from mmenc_plugin.hosts.recbole.ranking_config import ranking_settings
-from mmenc_plugin.hosts.recbole.ranking_lists import lists_of, row_numbers, rows_of
+from mmenc_plugin.hosts.recbole.ranking_lists import lists_of
+from mmenc_plugin.kernels.csr import row_numbers, rows_of
 from mmenc_plugin.settings import RankingSettings
 
 _STEP = 4096  # users ranked at once

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmenc_plugin.models.base import ItemFeatures, ModelSettings, MultimodalRecommender
 from mmenc_plugin.models.blocks.contrast import info_nce
 from mmenc_plugin.models.blocks.graph import bipartite, distinct, light_gcn, of_users
-from mmenc_plugin.models.blocks.losses import bpr, l2
+from mmenc_plugin.models.blocks.losses import l2
 from mmenc_plugin.types import Embeddings, Interactions, TripletBatch
 
 
@@ -59,7 +59,7 @@ class BehaviourAndSide(MultimodalRecommender):
             s.items[batch.positives], c.items[batch.positives], self.shared.temperature
         )
         return {
-            "bpr": bpr(all_, batch),
+            **self.ranking_loss(all_, batch),
             "reg": self.shared.reg_weight * l2(*rows),
             "contrast": self.shared.contrast_weight * contrast,
         }
