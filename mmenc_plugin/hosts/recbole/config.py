@@ -177,13 +177,14 @@ def _add_our_defaults(config: Any, file: str) -> None:
         for kind in _our_kinds(config.model):
             fields = kind.model_fields.items()
             defaults.update({name: field.get_default(call_default_factory=True) for name, field in fields})
-        defaults.update(_own_yaml(config, "model", config.model))
+        defaults.update(own_yaml(config, "model", config.model))
     if Path(file).name == "sample.yaml":
-        dataset = _own_yaml(config, "dataset", config.dataset)
+        dataset = own_yaml(config, "dataset", config.dataset)
         defaults.update({key: v for key, v in dataset.items() if ours or key not in FeatureSettings.model_fields})
 
 
-def _own_yaml(config: Any, folder: str, name: str) -> dict[str, Any]:
+def own_yaml(config: Any, folder: str, name: str) -> dict[str, Any]:
+    """What the package has for a model or a data set."""
     path = resource_dir("yaml_configs") / folder / f"{name}.yaml"
     return (yaml.load(path.read_text(encoding="utf-8"), config.yaml_loader) or {}) if path.is_file() else {}
 
@@ -213,8 +214,7 @@ def _check(config: Any) -> None:
     final.update(validate(HostSettings, final).model_dump())
     _check_mappings(final)
     _check_valid_metric(final)
-    _check_encoders(features)
-    _check_columns(final, features, pictures_needed=not getattr(config, "without_pictures", False))
+    check_features(config, features)
 
 
 def _check_given_keys(config: Any) -> None:
@@ -270,11 +270,13 @@ def _check_valid_metric(final: Mapping[str, Any]) -> None:
         )
 
 
-def _check_encoders(features: FeatureSettings) -> None:
+def check_features(config: Any, features: FeatureSettings) -> None:
+    """There are such encoders, and the data set has what they read."""
     from mmenc_plugin import encoders
 
     for modality in features.modalities:
         encoders.check(features.uri(modality), modality)
+    _check_columns(config.final_config_dict, features, not getattr(config, "without_pictures", False))
 
 
 def _check_columns(final: Mapping[str, Any], features: FeatureSettings, pictures_needed: bool) -> None:
