@@ -34,7 +34,7 @@ class Ahead:
         pictures: PictureOptions,
         pool: Callable[[], ThreadPoolExecutor],
     ) -> None:
-        self._items, self._modality, self._pool = items, modality, pool
+        self.items, self.modality, self._pool = items, modality, pool
         self._source = None
         if modality != "text":
             self._source = PictureSource(items, encoder, contents.pictures, pictures.cache)
@@ -65,12 +65,12 @@ class Ahead:
 
     def _input(self, row: int) -> Any:
         if self._source is None:
-            return self._items.texts[row]
+            return self.items.texts[row]
         try:
             picture = self._waiting.pop(row).result()
         except MediaError as error:
             raise MediaError(
-                f"the picture of item '{self._items.ids[row]}', which could be read before, cannot be any more: {error}."
-                " Leave the pictures in place while a model trains."
+                f"the picture of item '{self.items.ids[row]}', which could be read before, cannot any more: {error}. "
+                "Leave the pictures in place while a model trains."
             ) from error
-        return picture if self._modality == "image" else (picture, self._items.texts[row])
+        return picture if self.modality == "image" else (picture, self.items.texts[row])

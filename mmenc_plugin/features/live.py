@@ -5,53 +5,23 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
-from functools import partial
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
-from tqdm import tqdm
 
 from mmenc_plugin.encoders import Encoder
-from mmenc_plugin.errors import CheckpointError, EncoderOutputError, SettingsError, some
+from mmenc_plugin.errors import CheckpointError, SettingsError, some
 from mmenc_plugin.features import together
 from mmenc_plugin.features.ahead import Ahead
 from mmenc_plugin.features.align import AlignedFeatures, FrozenFeatures
 from mmenc_plugin.features.contents import read_contents
+from mmenc_plugin.features.live_encoding import Encoding, LiveOptions
 from mmenc_plugin.features.live_table import LiveTable, Pairs
-from mmenc_plugin.features.pictures import PictureOptions, picture_threads
+from mmenc_plugin.features.pictures import picture_threads
 from mmenc_plugin.types import ItemTable, Modality
-
-AHEAD = 2  # batches whose pictures are being prepared while one is encoded
-
-
-@dataclass(frozen=True)
-class LiveOptions:
-    """How live features are made; see `FeatureSettings` and `TuningSettings`.
-
-    Attributes:
-        scaling: as in `align`.
-        missing: as in `align`, or neighbours.
-        padding_row: whether row 0 of the items is none.
-        batch_size: contents encoded at once.
-        pictures: how they are prepared.
-        recompute: keep no activations of a batch of contents, but compute them again in the backward pass.
-        autocast: compute in bfloat16 in training steps.
-        show_progress: a bar for each refresh.
-    """
-
-    scaling: str = "standard"
-    missing: Literal["mean", "neighbours", "zeros", "error"] = "mean"
-    padding_row: bool = False
-    batch_size: int = 32
-    pictures: PictureOptions = PictureOptions()
-    recompute: bool = False
-    autocast: bool = False
-    show_progress: bool = False
 
 
 class LiveFeatures(nn.Module):
@@ -99,7 +69,7 @@ class LiveFeatures(nn.Module):
             names = " and ".join(sorted({f"{e.spec.family}:{e.spec.architecture}" for e in encoders.values()}))
             raise SettingsError(f"{names} has no parameter that is trained. Take another encoder, or paradigm: frozen.")
         self.tables = nn.ModuleDict()
-        self._ahead: dict[Modality, Ahead] = {}
+        self._encoding: dict[Modality, Encoding] = {}
         self._stack = ExitStack()
         self._threads: ThreadPoolExecutor | None = None
         for m, table in tables.items():
@@ -113,9 +83,8 @@ class LiveFeatures(nn.Module):
     def _table(self, modality: Modality, raw: AlignedFeatures, store: Path, pairs: Pairs | None) -> LiveTable:
         contents = read_contents(self.items, modality, store, self.options.show_progress)
         contents.digests[~raw.present.numpy()] = 0  # a picture that is there and cannot be read
-        self._ahead[modality] = Ahead(
-            self.items, self._encoder[modality], modality, contents, self.options.pictures, self._pool
-        )
+        source = Ahead(self.items, self._encoder[modality], modality, contents, self.options.pictures, self._pool)
+        self._encoding[modality] = Encoding(self._encoder[modality], source, self.options)
         options = self.options
         number = torch.from_numpy(contents.distinct()[1])
         return LiveTable(raw, number, options.scaling, options.missing, options.padding_row, pairs)
@@ -155,7 +124,7 @@ class LiveFeatures(nn.Module):
             return
         for m in self.learning:
             table = self.live_table(m)
-            self._ahead[m].begin(table.first[table.contents(items.to(table.first.device))].tolist())
+            self._encoding[m].source.begin(table.first[table.contents(items.to(table.first.device))].tolist())
 
     def begin_step(self, items: Tensor) -> None:
         """Encode the items of a training step, with gradient.
@@ -221,56 +190,18 @@ class LiveFeatures(nn.Module):
         """Let go of threads and caches."""
         self._stack.close()
         self._threads = None
-        for ahead in self._ahead.values():
-            ahead.close()
+        for encoding in self._encoding.values():
+            encoding.source.close()
 
     def _encode(self, wanted: Mapping[Modality, Tensor], told: str = "") -> dict[Modality, Tensor]:
         """The outputs [n, D] of contents [n] of some modalities, each process a share of them."""
-        shares = [self._outputs(m, together.share(contents), told) for m, contents in wanted.items()]
-        together_ = together.gather(shares, [len(contents) for contents in wanted.values()])
-        return dict(zip(wanted, together_, strict=True))
-
-    def _outputs(self, modality: Modality, contents: Tensor, told: str) -> Tensor:
-        """The outputs [n, D] of contents [n], a batch at a time."""
-        rows = self.live_table(modality).first[contents].tolist()
-        size, ahead = self.options.batch_size, self._ahead[modality]
-        batches = [rows[start : start + size] for start in range(0, len(rows), size)]
-        parts = []
-        with tqdm(total=len(rows), unit="item", desc=told, leave=False, disable=not self._shows(told)) as bar:
-            for place, batch in enumerate(batches):
-                for later in batches[place : place + AHEAD + 1]:
-                    ahead.begin(later)
-                parts.append(self._forward(modality, ahead.take(batch)))
-                if told:
-                    self._check(modality, batch, parts[-1])
-                bar.update(len(batch))
-        return torch.cat(parts) if parts else self.live_table(modality).values.new_zeros(0, self.width(modality))
-
-    def _shows(self, told: str) -> bool:
-        return bool(told) and self.options.show_progress
-
-    def _forward(self, modality: Modality, inputs: list[Any]) -> Tensor:
-        encoder = self._encoder[modality]
-        run = partial(encoder, modality, inputs)
-        training = torch.is_grad_enabled()
-        device = encoder.device.type
-        with torch.autocast(device, torch.bfloat16) if training and self.options.autocast else nullcontext():
-            if training and self.options.recompute:  # encoders draw no random numbers: they stay in evaluation mode
-                out = checkpoint(run, use_reentrant=False, preserve_rng_state=False)
-            else:
-                out = run()
-        return cast(Tensor, out).to(self.live_table(modality).values)
-
-    def _check(self, modality: Modality, rows: list[int], values: Tensor) -> None:
-        bad = [
-            self.items.ids[row] for row, fine in zip(rows, values.isfinite().all(1).tolist(), strict=True) if not fine
-        ]
-        if bad:
-            raise EncoderOutputError(
-                f"the trained encoder gives values that are not finite (NaN or infinite) for the {modality} of "
-                f"{len(bad)} items ({some(bad)}) in one batch. Train it with a smaller encoder_learning_rate, or a "
-                "longer warmup."
-            )
+        shares = []
+        for m, contents in wanted.items():
+            table = self.live_table(m)
+            rows = table.first[together.share(contents)].tolist()
+            shares.append(self._encoding[m].outputs(rows, told).to(table.values))
+        everyones = together.gather(shares, [len(contents) for contents in wanted.values()])
+        return dict(zip(wanted, everyones, strict=True))
 
     def _pool(self) -> ThreadPoolExecutor:
         if self._threads is None:
