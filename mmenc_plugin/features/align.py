@@ -71,7 +71,8 @@ def align(
             f"{len(absent)} of {len(tokens)} items have no {block.recipe['modality']} ({some(reasons)}). Mend them, or "
             "set missing to mean, neighbours or zeros."
         )
-    values = _fill(scaled(values, present, scaling), present, missing)
+    # Standardised rows have mean zero; computed, it is noise, which some models would scale to length 1.
+    values = _fill(scaled(values, present, scaling), present, "zeros" if scaling == "standard" else missing)
     if padding_row:
         values = torch.cat([torch.zeros(1, values.shape[1]), values])
         present = torch.cat([torch.zeros(1, dtype=torch.bool), present])

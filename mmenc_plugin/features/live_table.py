@@ -86,7 +86,7 @@ class LiveTable(nn.Module):
         self.mean, self.length = scaling.mean, scaling.length
         of_items = scaling(of_items)
         self.values.fill_(0)
-        if self.missing in ("mean", "neighbours"):
+        if self.missing in ("mean", "neighbours") and self.scaling != "standard":  # whose mean is zero
             self.values[int(self.padding_row) :] = of_items.mean(0)
         self.values[has] = of_items
         if self.missing == "neighbours" and self.pairs is not None:
