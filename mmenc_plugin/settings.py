@@ -49,13 +49,16 @@ def tuning_scope(tune: str) -> tuple[str, int]:
     digits = re.sub(r"\D", "", number)
     number = f":{int(digits) if digits.strip('0') else {'top': 2, 'lora': 8}[word]}" if word in ("top", "lora") else ""
     raise SettingsError(
-        "full, head, top:N (the last N blocks of each tower, and the head) or lora:R (adapters of rank R) was "
-        f"expected, N and R whole numbers from 1 on. Did you mean '{word}{number}'?"
+        f"tune is '{tune}': full, head, top:N (the last N blocks of each tower, and the head) or lora:R (adapters of "
+        f"rank R) was expected, N and R whole numbers from 1 on. Did you mean '{word}{number}'?"
     )
 
 
 def _is_scope(tune: str) -> str:
-    tuning_scope(tune)
+    try:
+        tuning_scope(tune)
+    except SettingsError as error:
+        raise ValueError(str(error).partition(": ")[2]) from None  # `_sentence` says what it is of
     return tune
 
 

@@ -18,6 +18,8 @@ _STAGED = re.compile(
 _PLAIN = re.compile(r"(?:^|\.)(?:resblocks|blocks?|layers?|stages|h)\.(\d+)(?=\.)")
 _STEM = r"emb|token|pos"  # of a tower's own parameters; its other ones are projections
 
+_TEMPERATURE = r"logit|temperature"
+
 
 @dataclass(frozen=True)
 class Tower:
@@ -68,7 +70,7 @@ def places(names: Iterable[str], towers: Sequence[Tower]) -> dict[str, Place]:
 
     Args:
         names: of all parameters, in the network's order.
-        towers: of the network; what belongs to none is taken to be of the contrastive objective.
+        towers: of the network. Of what belongs to none, the contrastive objective needs the temperature.
     """
     members: dict[Tower | None, list[str]] = {tower: [] for tower in [*towers, None]}
     for name in names:
@@ -80,7 +82,8 @@ def places(names: Iterable[str], towers: Sequence[Tower]) -> dict[str, Place]:
             depths, blocks = _depths(own, tower.stem)
             out |= {name: Place(tower.name, depth, blocks, tower.uses) for name, depth in depths.items()}
     blocks = max((place.blocks for place in out.values()), default=0)
-    return out | {name: Place("", blocks + 1, blocks, frozenset({"itc"})) for name in shared}
+    itc = {name: frozenset({"itc"} if re.search(_TEMPERATURE, name) else ()) for name in shared}
+    return out | {name: Place("", blocks + 1, blocks, uses) for name, uses in itc.items()}
 
 
 def block_roots(names: Iterable[str], towers: Sequence[Tower]) -> list[str]:

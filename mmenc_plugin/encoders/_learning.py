@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from mmenc_plugin.encoders._depths import Place, Tower, block_roots, places
@@ -17,8 +17,8 @@ from mmenc_plugin.errors import SettingsError
 class Learning(nn.Module):
     """The part of `Encoder` that training needs.
 
-    A family that can be trained sets the class attributes and implements `_write`; its network is `network`
-    or `model`.
+    A family that can be trained sets the class attributes and implements `write`; its network is `network` or
+    `model`.
 
     Attributes:
         towers: of the network; none in a family without parameters.
@@ -39,7 +39,7 @@ class Learning(nn.Module):
         """
         self._need_parameters()
         found = places([name for name, _ in self.named_parameters()], self.towers)
-        return {name: self._place(name, place) for name, place in found.items()}
+        return {name: self.place(name, place) for name, place in found.items()}
 
     def depths(self) -> dict[str, int]:
         """The depth of each parameter in its tower.
@@ -82,12 +82,14 @@ class Learning(nn.Module):
             The URI that builds it again, with equal outputs.
 
         Raises:
-            SettingsError: the family has no parameters.
+            SettingsError: the family has no parameters, or adapters are not merged yet.
         """
         self._need_parameters()
+        if any(".lora_" in name for name, _ in self.named_parameters()):
+            raise SettingsError("adapters stand beside the encoder's layers: merge them first, or use save_encoder.")
         folder.mkdir(parents=True, exist_ok=True)
         with building():
-            self._write(folder)
+            self.write(folder)
         return self.saved_uri(folder)
 
     @classmethod
@@ -96,25 +98,21 @@ class Learning(nn.Module):
         return f"{cls.family}:{cls.local}{folder.resolve()}"
 
     def weights_digest(self) -> str:
-        """The sha256 of the network's weights, as the spec of an encoder built from them has it."""
+        """The sha256 of the weights as they are now, as the spec of an encoder built from them has it."""
         return weights_digest(self._network)
+
+    def write(self, folder: Path) -> None:
+        """Write the network, its preprocessing and its tokenizer to a folder that exists."""
+        raise NotImplementedError
+
+    def place(self, name: str, place: Place) -> Place:
+        """A parameter's place as read off its name; a family puts right what needs it."""
+        return place
 
     @property
     def _network(self) -> nn.Module:
         modules = dict(self.named_children())
         return modules.get("network") or modules["model"]
-
-    def _write(self, folder: Path) -> None:
-        """Write the network, its preprocessing and its tokenizer."""
-        raise NotImplementedError
-
-    def _place(self, name: str, place: Place) -> Place:
-        """A parameter's place; families change what needs it."""
-        return place
-
-    def _state(self) -> dict[str, Tensor]:
-        """The network's tensors, each with memory of its own, as safetensors wants them."""
-        return {name: value.detach().cpu().contiguous().clone() for name, value in self._network.state_dict().items()}
 
     def _need_parameters(self) -> None:
         if not self.towers:

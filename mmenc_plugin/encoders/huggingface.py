@@ -137,12 +137,13 @@ class HuggingFace(Encoder):
         """Tokens [B, L] -> [B, D]."""
         return _pooled(self.model.get_text_features(**tokens))
 
-    def _write(self, folder: Path) -> None:
+    def write(self, folder: Path) -> None:
         """Model, image processor and tokenizer, as transformers saves them."""
         for part in (self.model, self._pictures.processor, self._tokenizer):
             part.save_pretrained(folder)
 
-    def _place(self, name: str, place: Place) -> Place:
+    def place(self, name: str, place: Place) -> Place:
+        """See the base class."""
         if self.model.config.model_type in _WITHOUT_POOLER and ".pooler." in name:
             return replace(place, uses=frozenset())
         return place

@@ -159,13 +159,14 @@ class OpenClip(Encoder):
             return None
         return torch.tensor(counts, dtype=torch.int64)
 
-    def _write(self, folder: Path) -> None:
+    def write(self, folder: Path) -> None:
         """As OpenCLIP's local-dir: has it: configuration, weights, and a tokenizer that comes in files."""
         if getattr(self._tokenizer, "tokenizer", None) is not None:
             self._tokenizer.tokenizer.save_pretrained(folder)
         config = {"model_cfg": self._config, "preprocess_cfg": dict(self.model.visual.preprocess_cfg)}
         (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        save_file(self._state(), folder / "open_clip_model.safetensors")
+        state = {name: value.contiguous() for name, value in self.model.state_dict().items()}
+        save_file(state, folder / "open_clip_model.safetensors")
 
 
 def _split(rest: str) -> tuple[str, str]:

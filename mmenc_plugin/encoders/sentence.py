@@ -116,11 +116,12 @@ class SentenceBert(Encoder):
         counts = [len(tokenizer(text, truncation=False, verbose=False)["input_ids"]) for text in whole]
         return torch.tensor(counts, dtype=torch.int64)
 
-    def _write(self, folder: Path) -> None:
+    def write(self, folder: Path) -> None:
         """As sentence-transformers saves it."""
         self.model.save(str(folder), create_model_card=False)
 
-    def _place(self, name: str, place: Place) -> Place:
+    def place(self, name: str, place: Place) -> Place:
+        """See the base class."""
         # The poolings of sentence-transformers read the tokens, and leave the transformer's own pooler idle.
         return replace(place, uses=frozenset()) if ".pooler." in name else place
 

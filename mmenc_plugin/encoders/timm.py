@@ -122,7 +122,7 @@ class Timm(Encoder):
         """Pixels [B, 3, H, W] -> [B, D]."""
         return self.model.forward_head(self.model.forward_features(pixels), pre_logits=True)  # type: ignore[no-any-return]
 
-    def _write(self, folder: Path) -> None:
+    def write(self, folder: Path) -> None:
         """As timm's local-dir: has it."""
         from timm.models import save_for_hf
 

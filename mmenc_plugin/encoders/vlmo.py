@@ -133,7 +133,7 @@ class VlmoEncoder(Encoder):
             )
         return cls(network, words, weights)
 
-    def _write(self, folder: Path) -> None:
+    def write(self, folder: Path) -> None:
         """Sizes, weights and vocabulary."""
         save_network(self.network, self.words, folder)
 
@@ -176,7 +176,8 @@ class VlmoEncoder(Encoder):
         """Pixels [B, 3, H, W] and tokens [B, L] -> [B, D] in -1..1: the pooled text [CLS], which saw the picture."""
         return self.network.pair_features(pixels, tokens["ids"], tokens["mask"])
 
-    def _place(self, name: str, place: Place) -> Place:
+    def place(self, name: str, place: Place) -> Place:
+        """See the base class."""
         if self.network.relative_index is not None and "position_embeddings" in name:
             return replace(place, uses=frozenset())  # they are there, and not added
         return next((replace(place, uses=u) for pattern, u in _USES.items() if re.search(pattern, name)), place)

@@ -2,7 +2,15 @@
 
 from mmenc_plugin.training.optimizer import encoder_groups, rate
 from mmenc_plugin.training.saving import save_encoder
-from mmenc_plugin.training.tuning import Tuning, apply_tuning, load_trained_state, merge, trained_state
+from mmenc_plugin.training.tuning import (
+    Tuning,
+    apply_tuning,
+    load_trained_state,
+    merge,
+    trained_parameters,
+    trained_state,
+    tuning_of,
+)
 
 __all__ = [
     "Tuning",
@@ -12,5 +20,7 @@ __all__ = [
     "merge",
     "rate",
     "save_encoder",
+    "trained_parameters",
     "trained_state",
+    "tuning_of",
 ]

@@ -15,8 +15,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from mmenc_plugin.encoders import Encoder
-from mmenc_plugin.encoders._depths import Place
+from mmenc_plugin.encoders import Encoder, Place
 from mmenc_plugin.errors import MissingExtraError, SettingsError, WeightsError
 from mmenc_plugin.training._attention import SplitAttention
 
@@ -42,12 +41,12 @@ def add_adapters(encoder: Encoder, rank: int, places: Callable[[], Mapping[str, 
         peft = importlib.import_module("peft")
     except ImportError as error:
         raise MissingExtraError("tune: lora", "train", error) from error
-    _check_linear(encoder, rank, places())
     for name in _layers(encoder, places(), nn.MultiheadAttention):
         attention = encoder.get_submodule(name)
         if SplitAttention.fits(attention):
             _replace(encoder, name, SplitAttention(attention))  # type: ignore[arg-type]
     targets = _called(encoder, _layers(encoder, places(), nn.Linear))
+    _check_towers(encoder, rank, targets, places())
     peft.inject_adapter_in_model(
         peft.LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, target_modules=targets), encoder
     )
@@ -100,13 +99,13 @@ def _embed(encoder: Encoder, modality: str) -> None:
         encoder.embed_pairs([_SAMPLES["image"]], [_SAMPLES["text"]])
 
 
-def _check_linear(encoder: Encoder, rank: int, places: Mapping[str, Place]) -> None:
-    linear = {*_layers(encoder, places, nn.Linear), *_layers(encoder, places, nn.MultiheadAttention)}
-    having = {place.tower for name, place in places.items() if name.rpartition(".")[0] in linear}
+def _check_towers(encoder: Encoder, rank: int, targets: list[str], places: Mapping[str, Place]) -> None:
+    having = {place.tower for name, place in places.items() if name.rpartition(".")[0] in targets}
     for tower in sorted({place.tower for place in places.values() if place.tower} - having):
         owners = {name.rpartition(".")[0] for name, place in places.items() if place.tower == tower}
-        kinds = Counter(type(encoder.get_submodule(owner)).__name__ for owner in owners)
+        kinds = Counter(sorted(type(encoder.get_submodule(owner)).__name__ for owner in owners))
         told = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
+        fold_adapters(encoder)
         raise SettingsError(
             f"tune is 'lora:{rank}', and the blocks of the {tower} tower of {encoder.spec.architecture} have no linear "
             f"layer (attention, MLP) to put adapters beside; the tower's layers are {told}. Use full, head or top:N."

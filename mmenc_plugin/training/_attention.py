@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,10 +22,9 @@ class SplitAttention(nn.Module):
         super().__init__()
         self._whole = (whole,)  # in a tuple, so that its parameters are not counted twice
         self.heads, self.batch_first = whole.num_heads, whole.batch_first
-        rows, width = whole.in_proj_weight.shape
-        self.in_proj = nn.Linear(width, rows, bias=whole.in_proj_bias is not None, device="meta")
-        self.in_proj.register_parameter("weight", whole.in_proj_weight)
-        self.in_proj.register_parameter("bias", whole.in_proj_bias)
+        weight, bias = whole.in_proj_weight, whole.in_proj_bias
+        self.in_proj = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+        _give(self.in_proj, weight=weight, bias=bias)
         self.out_proj = whole.out_proj
 
     @staticmethod
@@ -40,8 +41,7 @@ class SplitAttention(nn.Module):
     def whole(self) -> nn.MultiheadAttention:
         """The attention in whose place it stood, with the weights as they are now."""
         whole = self._whole[0]
-        whole.register_parameter("in_proj_weight", self.in_proj.weight)
-        whole.register_parameter("in_proj_bias", self.in_proj.bias)
+        _give(whole, in_proj_weight=self.in_proj.weight, in_proj_bias=self.in_proj.bias)
         whole.out_proj = self.out_proj
         return whole
 
@@ -72,3 +72,8 @@ class SplitAttention(nn.Module):
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
         out = self.out_proj(out.transpose(1, 2).flatten(2))
         return (out if self.batch_first else out.transpose(0, 1)), None
+
+
+def _give(module: nn.Module, **parameters: Any) -> None:
+    for name, parameter in parameters.items():
+        setattr(module, name, parameter)

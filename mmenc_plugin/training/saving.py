@@ -11,10 +11,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from mmenc_plugin import __version__
-from mmenc_plugin.data.files import writing
 from mmenc_plugin.encoders import Encoder
-from mmenc_plugin.errors import SettingsError
+from mmenc_plugin.errors import SettingsError, StoreError
 from mmenc_plugin.training.tuning import merge, tuning_of
 
 LINEAGE = "lineage.json"
@@ -47,15 +48,18 @@ def save_encoder(encoder: Encoder, folder: Path, lineage: Mapping[str, Any]) -> 
         merge(merged)
     page = _page(encoder, merged, lineage)
     part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    with writing(folder.parent):
-        try:
-            shutil.rmtree(part, ignore_errors=True)
-            merged.save(part)
-            (part / LINEAGE).write_text(page, encoding="utf-8")
-            _sync(part)
-            _put(part, folder)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+    try:
+        merged.save(part)
+        (part / LINEAGE).write_text(page, encoding="utf-8")
+        _sync(part)
+        _put(part, folder)
+    except (OSError, SafetensorError) as error:
+        raise StoreError(
+            f"the encoder cannot be written to {folder}: {getattr(error, 'strerror', None) or error}. Make room there or "
+            "give write access, or name another folder."
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return merged.saved_uri(folder)
 
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mmenc_plugin.encoders import Encoder
-from mmenc_plugin.encoders._depths import Place
+from mmenc_plugin.encoders import Encoder, Place
 from mmenc_plugin.errors import CheckpointError, SettingsError, some
 from mmenc_plugin.settings import tuning_scope
 from mmenc_plugin.training._adapters import add_adapters, fold_adapters
@@ -52,6 +51,11 @@ def apply_tuning(encoder: Encoder, tune: str, uses: Collection[str] | None = Non
     kind, number = tuning_scope(tune)
     if tuning_of(encoder) is not None:
         merge(encoder)
+    if kind != "lora" and encoder.spec.precision != "float32":
+        raise SettingsError(
+            f"tune is '{tune}', and the weights are in {encoder.spec.precision}, which is too coarse for the steps of "
+            "training. Set encoder_precision: float32 and autocast: bfloat16, or use lora:R: adapters are float32."
+        )
     places = _wanted(encoder, uses)
     n_all = sum(parameter.numel() for parameter in encoder.parameters())
     if kind == "lora":
