@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from mmenc_plugin.errors import SettingsError, nearest
 from mmenc_plugin.types import Modality
@@ -31,6 +33,33 @@ def _as_list(value: Any) -> Any:
 def _as_mapping(value: Any) -> Any:
     """A mapping may be written (on a command line) as YAML."""
     return yaml.safe_load(value) if isinstance(value, str) and value.startswith("{") else value
+
+
+def tuning_scope(tune: str) -> tuple[str, int]:
+    """A tuning scope taken apart: (full, 0), (head, 0), (top, N) or (lora, R).
+
+    Raises:
+        SettingsError: it is none; the message has the nearest one.
+    """
+    match = re.fullmatch(r"(full|head)|(top|lora):([1-9]\d*)", tune)
+    if match:
+        return match[1] or match[2], int(match[3] or 0)
+    word, _, number = tune.partition(":")
+    word = next(iter(difflib.get_close_matches(word.lower(), ("full", "head", "top", "lora"), 1, 0.4)), "full")
+    digits = re.sub(r"\D", "", number)
+    number = f":{int(digits) if digits.strip('0') else {'top': 2, 'lora': 8}[word]}" if word in ("top", "lora") else ""
+    raise SettingsError(
+        f"tune is '{tune}': full, head, top:N (the last N blocks of each tower, and the head) or lora:R (adapters of "
+        f"rank R) was expected, N and R whole numbers from 1 on. Did you mean '{word}{number}'?"
+    )
+
+
+def _is_scope(tune: str) -> str:
+    try:
+        tuning_scope(tune)
+    except SettingsError as error:
+        raise ValueError(str(error).partition(": ")[2]) from None  # `_sentence` says what it is of
+    return tune
 
 
 Names = Annotated[list[str], BeforeValidator(_as_list)]
@@ -90,6 +119,36 @@ class FeatureSettings(Settings):
                 f"Add an encoder for '{modality}' or take it out of modalities."
             )
         return self.encoder[modality]
+
+
+class TuningSettings(Settings):
+    """What of an encoder is trained, and how; for paradigm: finetuned and end_to_end."""
+
+    tune: Annotated[str, AfterValidator(_is_scope)] = Field(
+        "full",
+        description="full: all of the encoder; head: the last norm, the projection and the temperature; top:N: the "
+        "last N blocks of each tower, and the head; lora:R: adapters of rank R beside the linear layers of all blocks "
+        "(these want a learning rate some ten times as large)",
+    )
+    encoder_learning_rate: float = Field(1e-5, gt=0, description="of the encoder's parameters that lie deepest")
+    encoder_weight_decay: float = Field(
+        0.05, ge=0, description="of the encoder's matrices; norms, biases and temperatures have none"
+    )
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="factor of the learning rate from each block of the encoder to the one before it"
+    )
+    warmup: float = Field(
+        0.05, ge=0, le=1, description="share of the steps in which the encoder's learning rate rises from zero"
+    )
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "cosine", description="of the encoder's learning rate behind the warm-up; linear and cosine end at zero"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="compute the inside of blocks anew in the backward pass: a third more time, much less memory"
+    )
+    autocast: Literal["none", "bfloat16"] = Field(
+        "none", description="precision that an encoder computes in while it is trained; its weights stay as they are"
+    )
 
 
 class RankingSettings(Settings):
@@ -166,4 +225,5 @@ def _sentence(kind: type[Settings], error: Any) -> str:
     if error["type"] == "literal_error" and isinstance(error["input"], str):
         options = str(error.get("ctx", {}).get("expected", "")).replace("'", "").replace(" or ", ", ").split(", ")
         hint = nearest(error["input"], options)
-    return f"{path} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}.{hint}{meaning}"
+    told = error["msg"].removeprefix("Value error, ")
+    return f"{path} is {error['input']!r}: {told[0].lower()}{told[1:].removesuffix('.')}.{hint}{meaning}"

@@ -10,10 +10,11 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmenc_plugin.data.media import open_image
 from mmenc_plugin.encoders import _torchvision
+from mmenc_plugin.encoders._learning import Learning
 from mmenc_plugin.encoders._pictures import PictureRule, normalize, prepare_fast
 from mmenc_plugin.encoders._weights import is_local as is_local
 from mmenc_plugin.encoders._weights import weights_digest as weights_digest
@@ -63,7 +64,7 @@ class EncoderSpec:
         return parts
 
 
-class Encoder(nn.Module):
+class Encoder(Learning):
     """Base of all encoders.
 
     A family sets the class attributes, builds itself from the URI's rest in `from_rest`, fills
@@ -271,6 +272,7 @@ def build(
     check(uri)
     family, rest = _split(uri)
     encoder = registry.get(family).from_rest(rest)
+    encoder.fixed = frozenset(name for name, parameter in encoder.named_parameters() if not parameter.requires_grad)
     if encoder.ready:
         return encoder.eval()  # neither precision nor preparation concerns values that are there
     if preparation == "fast" and "image" in encoder.modalities and not encoder.picture.has_fast_form:

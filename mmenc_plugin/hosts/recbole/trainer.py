@@ -15,6 +15,7 @@ class MultimodalTrainer(Trainer):
         super().__init__(config, model)
         if not model.model.learns:
             self.epochs = min(config["epochs"], 1)  # in which the validation set is ranked, as with any model
+            self.eval_step = min(config["eval_step"], self.epochs)
 
     def _train_epoch(self, *args: Any, **kwargs: Any) -> Any:
         """See RecBole; the model draws or builds what it makes anew in each epoch."""
