@@ -24,7 +24,7 @@ class EncodingStep:
 
     Args:
         encoders: of each modality; one for several modalities counts once.
-        inputs: of each modality, what `Encoder.embed` takes; repeated where a step wants more.
+        inputs: of each modality, what the encoder takes; repeated where a step wants more.
         device: of the encoders.
         autocast: none or bfloat16.
     """
@@ -42,7 +42,7 @@ class EncodingStep:
         """Features [B, D] of each modality."""
         rounded = torch.autocast(self.device.type, torch.bfloat16) if self.autocast != "none" else nullcontext()
         with rounded:
-            return [encoder.embed(m, self._some(m, items)) for m, encoder in self.encoders.items()]
+            return [encoder(m, self._some(m, items)) for m, encoder in self.encoders.items()]
 
     def train(self, items: int) -> None:
         """Forward and backward."""

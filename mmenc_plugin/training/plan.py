@@ -5,7 +5,7 @@ Costs are measured on a few small steps (see `measure`) and carried on along a l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,9 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from mmenc_plugin.training.measure import Cost
 from mmenc_plugin.types import TripletBatch
 
+Reads = Callable[[TripletBatch], Tensor]
 _STATES = {"adam": 2, "adamw": 2, "sparse_adam": 2, "adagrad": 1, "rmsprop": 1, "sgd": 0}  # numbers a parameter
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -165,13 +165,18 @@ def free_memory(device: torch.device) -> float:
     return free if limit == "max" else min(free, float(limit) - float(used))
 
 
-def distinct_items(batches: Sequence[TripletBatch], size: int) -> float:
-    """The mean number of distinct items in the first `size` rows of batches."""
-    counts = [len(torch.unique(torch.cat([b.positives[:size], b.negatives[:size]]))) for b in batches]
-    return sum(counts) / len(counts)
+def distinct_items(batches: Sequence[TripletBatch], reads: Reads, size: int) -> float:
+    """The mean number of distinct items that the loss reads of the first `size` rows of batches.
+
+    Args:
+        batches: of the real data.
+        reads: of the model, as `MultimodalRecommender.items_read`.
+        size: rows.
+    """
+    parts = [TripletBatch(*(rows[:size] for rows in vars(batch).values())) for batch in batches]
+    return sum(len(torch.unique(reads(part))) for part in parts) / len(parts)
 
 
-def fitting_batch(batches: Sequence[TripletBatch], size: int, budget: float, cost: Cost) -> int | None:
-    """The largest of size / 2, size / 4, ... whose encoding the budget of bytes holds, or None."""
-    parts = [size >> n for n in range(1, size.bit_length())]
-    return next((part for part in parts if cost.bytes(distinct_items(batches, part)) <= budget), None)
+def halves(size: int) -> list[int]:
+    """Size / 2, size / 4, ... 1, rounded down."""
+    return [size >> n for n in range(1, size.bit_length())]
