@@ -43,6 +43,11 @@ def _lines(plan: Plan) -> Iterator[str]:
             yield "none of these fits: take a smaller encoder, or paradigm: frozen"
 
 
+def _stage(stage: Stage) -> tuple[str, ...]:
+    together, memory = time(stage.hours * 3600), size(stage.memory.total)
+    return stage.name, f"{stage.steps:,}", time(stage.seconds), together, memory
+
+
 def _memory(stage: Stage) -> str:
     parts = ", ".join(f"{name} {size(n)}" for name, n in vars(stage.memory).items() if n)
     return f"memory, most to {stage.name}: {parts}; {size(stage.memory.total)}"

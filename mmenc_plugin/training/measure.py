@@ -45,11 +45,11 @@ def peak(device: torch.device, there: Iterable[Tensor] = ()) -> Iterator[Peak]:
     found.bytes = storages.most
 
 
-class _Storages(TorchDispatchMode):
+class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Watches the storages behind the outputs of all operations, until they are let go."""
 
     def __init__(self, there: Iterable[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.most = 0
         self.alive: dict[int, Any] = {}
         self.kept = [tensor.untyped_storage() for tensor in there]

@@ -13,7 +13,7 @@ import torch
 from mmenc_plugin.encoders import Encoder
 from mmenc_plugin.errors import MmencError
 from mmenc_plugin.models import MultimodalRecommender
-from mmenc_plugin.settings import FeatureSettings, FinetuneSettings, TuningSettings
+from mmenc_plugin.settings import FeatureSettings, FinetuneSettings, LiveSettings, TuningSettings, refresh_rule
 from mmenc_plugin.training.encoding import EncodingStep
 from mmenc_plugin.training.measure import Cost
 from mmenc_plugin.training.memory import lighter
@@ -38,6 +38,7 @@ class Run:
         features: settings, as the next two.
         tuning: settings.
         finetune: settings.
+        live: settings.
         encoders: of each modality that is encoded, on the device; the same object for modalities of one encoder.
         inputs: of each modality, what a few items give the encoder.
         preparing: seconds to prepare one item's pictures.
@@ -48,9 +49,7 @@ class Run:
         batch_size: train_batch_size.
         steps: in an epoch.
         epochs: of the recommender.
-        warm_start: of these, those in which no encoder is trained.
         evaluations: at most.
-        refresh: when rows are encoded again: epoch, evaluation, never or steps:N.
         learner: RecBole's name of the optimizer.
         k: length of the ranked lists.
     """
@@ -62,6 +61,7 @@ class Run:
     features: FeatureSettings
     tuning: TuningSettings
     finetune: FinetuneSettings
+    live: LiveSettings
     encoders: Encoders
     inputs: Mapping[Modality, Sequence[Any]]
     preparing: float
@@ -75,8 +75,11 @@ class Run:
     evaluations: int
     learner: str
     k: int
-    warm_start: int = 0
-    refresh: str = "epoch"
+
+    @property
+    def joint_epochs(self) -> int:
+        """Those in which an encoder is trained with the recommender."""
+        return max(0, self.epochs - self.live.warm_start_epochs)
 
 
 def make_plan(run: Run) -> Plan:
@@ -108,7 +111,7 @@ class _Planner:
     def _ordered(self, training: Sequence[Stage]) -> list[Stage]:
         run, paradigm = self.run, self.run.features.paradigm
         model = Memory.of([run.model], run.learner, self.recommender.step_bytes)
-        epochs = run.warm_start if paradigm == "end_to_end" else run.epochs
+        epochs = run.epochs - (run.joint_epochs if paradigm == "end_to_end" else 0)
         recommending = Stage("train the recommender", epochs * run.steps, self.recommender.step_seconds, model)
         everything = dict.fromkeys(run.encoders, run.n_items)
         stages = [*self._extraction(run.left, "encode {}"), recommending, *training]
@@ -127,7 +130,7 @@ class _Planner:
         items = self._distinct(size)
         whole = Memory.of([*encoders.values(), run.model], run.learner, cost.bytes(items) + self.recommender.step_bytes)
         seconds = self._prepared(cost.seconds(items), items) + self.recommender.step_seconds * size / run.batch_size
-        steps = math.ceil(run.steps * run.batch_size / size) * max(0, run.epochs - run.warm_start)
+        steps = math.ceil(run.steps * run.batch_size / size) * run.joint_epochs
         return Stage("train encoder and recommender", steps, seconds, whole)
 
     def _finetuning(self, encoders: Encoders, cost: Cost, chunk: int | None = None) -> Stage:
@@ -206,11 +209,11 @@ class _Planner:
         return computing + preparing if self.run.device.type == "cpu" else max(computing, preparing)
 
     def _refreshes(self) -> int:
-        run = self.run
-        epochs = max(0, run.epochs - run.warm_start)
-        if run.refresh.startswith("steps:"):
-            return epochs * run.steps // int(run.refresh.partition(":")[2])
-        return {"epoch": epochs, "evaluation": run.evaluations, "never": 0}[run.refresh]
+        """How often all items are encoded again: what was refreshed for an evaluation is fresh in the next epoch."""
+        run, (rule, every) = self.run, refresh_rule(self.run.live.refresh)
+        if rule == "steps":
+            return run.joint_epochs + run.joint_epochs * run.steps // every
+        return {"epoch": run.joint_epochs, "evaluation": min(run.evaluations, run.joint_epochs), "never": 1}[rule]
 
     def _items(self) -> list[str]:
         run = self.run
@@ -221,7 +224,7 @@ class _Planner:
         items, slots = self._distinct(run.batch_size), 2 * run.batch_size
         return [
             f"a step encodes {items:,.0f} different items, where its batch has {slots:,} places",
-            f"an epoch encodes {items * run.steps:,.0f} in {run.steps:,} steps, refresh: {run.refresh} "
+            f"an epoch encodes {items * run.steps:,.0f} in {run.steps:,} steps, refresh: {run.live.refresh} "
             f"{self._refreshes():,} times all {run.n_items:,}",
         ]
 

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 import torch
 
 from mmenc_plugin import encoders, models
@@ -16,7 +16,7 @@ from mmenc_plugin.features.extract import left_to_encode
 from mmenc_plugin.features.pictures import PictureOptions
 from mmenc_plugin.hosts.recbole.config import feature_settings, model_settings
 from mmenc_plugin.models import MultimodalRecommender
-from mmenc_plugin.settings import FeatureSettings, FinetuneSettings, Settings, TuningSettings, validate
+from mmenc_plugin.settings import FeatureSettings, FinetuneSettings, LiveSettings, Settings, TuningSettings, validate
 from mmenc_plugin.training.encoding import sample_inputs
 from mmenc_plugin.training.plan import Plan, free_memory
 from mmenc_plugin.training.planner import Run, make_plan
@@ -63,6 +63,7 @@ def _run_of(config: Any) -> Run:
         features=features,
         tuning=_settings(config, TuningSettings),
         finetune=_settings(config, FinetuneSettings),
+        live=_settings(config, LiveSettings),
         encoders=made,
         inputs=inputs,
         preparing=preparing,
@@ -76,8 +77,6 @@ def _run_of(config: Any) -> Run:
         evaluations=config["epochs"] // config["eval_step"] if evaluates else 0,
         learner=config["learner"],
         k=max(config["topk"]),
-        warm_start=config["warm_start_epochs"] or 0,
-        refresh=config["refresh"] or "epoch",
     )
 
 
