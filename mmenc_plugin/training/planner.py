@@ -87,6 +87,21 @@ def make_plan(run: Run) -> Plan:
     return _Planner(run).plan()
 
 
+@dataclass(frozen=True)
+class _Learner:
+    """Encoders that learn.
+
+    Attributes:
+        encoders: of each modality.
+        cost: of a step over some items.
+        tuning: their settings.
+    """
+
+    encoders: Encoders
+    cost: Cost
+    tuning: TuningSettings
+
+
 class _Planner:
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -95,20 +110,22 @@ class _Planner:
         self.encoding = {m: self._cost({m: encoder}, "none", False) for m, encoder in run.encoders.items()}
 
     def plan(self) -> Plan:
-        run, paradigm = self.run, self.run.features.paradigm
-        tuned = self._tuned(run.tuning) if self.trains else run.encoders
-        parts = [*_encoder_parts(tuned, self.trains), Part.of("recommender", run.model.parameters())]
-        stages: list[Stage] = []
-        if self.trains:
-            cost = self._cost(tuned, run.tuning.autocast, True)
-            training = self._joint if paradigm == "end_to_end" else self._finetuning
-            stages = [training(tuned, cost)]
+        """The whole."""
+        run = self.run
+        learner = self._learner(run.tuning) if self.trains else None
+        parts = _encoder_parts(learner.encoders if learner else run.encoders, self.trains)
         plan = Plan(
-            f"{run.title}, paradigm {paradigm}", run.device_name, run.free, parts, self._items(), self._ordered(stages)
+            f"{run.title}, paradigm {run.features.paradigm}",
+            run.device_name,
+            run.free,
+            [*parts, Part.of("recommender", run.model.parameters())],
+            self._items(),
+            self._stages([self._training(learner)] if learner else []),
         )
-        return plan if plan.fits or not stages else replace(plan, options=list(self._options(stages[0])))
+        return plan if plan.fits or not learner else replace(plan, options=list(self._options(learner)))
 
-    def _ordered(self, training: Sequence[Stage]) -> list[Stage]:
+    def _stages(self, training: Sequence[Stage]) -> list[Stage]:
+        """All stages, in their order, with those that train encoders in their place."""
         run, paradigm = self.run, self.run.features.paradigm
         model = Memory.of([run.model], run.learner, self.recommender.step_bytes)
         epochs = run.epochs - (run.joint_epochs if paradigm == "end_to_end" else 0)
@@ -124,25 +141,35 @@ class _Planner:
         stages.append(Stage("evaluations", run.evaluations, self.recommender.ranking_seconds, ranking))
         return [stage for stage in stages if stage.steps]
 
-    def _joint(self, encoders: Encoders, cost: Cost, batch_size: int | None = None) -> Stage:
-        """Encoder and recommender together."""
-        run, size = self.run, batch_size or self.run.batch_size
-        items = self._distinct(size)
-        whole = Memory.of([*encoders.values(), run.model], run.learner, cost.bytes(items) + self.recommender.step_bytes)
-        seconds = self._prepared(cost.seconds(items), items) + self.recommender.step_seconds * size / run.batch_size
-        steps = math.ceil(run.steps * run.batch_size / size) * run.joint_epochs
-        return Stage("train encoder and recommender", steps, seconds, whole)
+    def _training(self, learner: _Learner, size: int | None = None) -> Stage:
+        """The stage that trains the encoders; `size` in place of train_batch_size or finetune_chunk."""
+        return (
+            self._joint(learner, size) if self.run.features.paradigm == "end_to_end" else self._finetune(learner, size)
+        )
 
-    def _finetuning(self, encoders: Encoders, cost: Cost, chunk: int | None = None) -> Stage:
+    def _joint(self, learner: _Learner, size: int | None) -> Stage:
+        """Encoder and recommender together; recomputation keeps the activations of one encoder batch at a time."""
+        run, cost, again = self.run, learner.cost, learner.tuning.gradient_checkpointing
+        size = size or run.batch_size
+        items = self._distinct(size)
+        kept = cost.bytes(min(items, run.features.encoder_batch_size) if again else items)
+        kept += 2 * items * self._input_bytes() + self.recommender.step_bytes  # pictures of this step and the next
+        encoding = cost.seconds(items) + (sum(c.seconds(items) for c in self.encoding.values()) if again else 0.0)
+        seconds = self._prepared(encoding, items) + self.recommender.step_seconds * size / run.batch_size
+        steps = math.ceil(run.steps * run.batch_size / size) * run.joint_epochs
+        memory = Memory.of([*learner.encoders.values(), run.model], run.learner, kept)
+        return Stage("train encoder and recommender", steps, seconds, memory)
+
+    def _finetune(self, learner: _Learner, size: int | None) -> Stage:
         """The encoder alone. A batch of several chunks is encoded twice, first without gradient."""
-        settings = self.run.finetune
-        size = settings.finetune_batch_size
-        chunk = min(size, chunk or settings.finetune_chunk)
-        first = sum(c.seconds(chunk) for c in self.encoding.values()) if chunk < size else 0.0
-        seconds = self._prepared((cost.seconds(chunk) + first) * size / chunk, size)
-        pairs = self.run.n_items * (1 - settings.finetune_validation)
-        steps = math.ceil(pairs / size) * settings.finetune_epochs
-        return Stage("fine-tune the encoder", steps, seconds, Memory.of(encoders.values(), "adamw", cost.bytes(chunk)))
+        settings, cost = self.run.finetune, learner.cost
+        batch = settings.finetune_batch_size
+        chunk = min(batch, size or settings.finetune_chunk)
+        first = sum(c.seconds(chunk) for c in self.encoding.values()) if chunk < batch else 0.0
+        seconds = self._prepared((cost.seconds(chunk) + first) * batch / chunk, batch)
+        steps = math.ceil(self.run.n_items * (1 - settings.finetune_validation) / batch) * settings.finetune_epochs
+        memory = Memory.of(learner.encoders.values(), "adamw", cost.bytes(chunk) + batch * self._input_bytes())
+        return Stage("fine-tune the encoder", steps, seconds, memory)
 
     def _extraction(self, contents: Mapping[Modality, float], name: str) -> list[Stage]:
         size, stages = self.run.features.encoder_batch_size, []
@@ -153,48 +180,41 @@ class _Planner:
             stages.append(Stage(name.format(m), math.ceil(n / size), seconds, replace(memory, gradients=0.0)))
         return stages
 
-    def _options(self, stage: Stage) -> Iterator[Option]:
-        """Settings one at a time; a smaller batch; and all that leaves the result as it is, with a smaller batch."""
-        run = self.run
+    def _options(self, learner: _Learner) -> Iterator[Option]:
+        """Settings one at a time; then a smaller batch; then one with all that changes no more than rounding."""
+        run, ways = self.run, lighter(self.run.tuning.model_dump())
+        for way in ways:
+            other = self._lighter(way)
+            if other:
+                yield Option(_words(way), self._training(other))
         joint = run.features.paradigm == "end_to_end"
-        given = {"paradigm": run.features.paradigm, **run.tuning.model_dump()}
-        gentle = {key: value for way in lighter(given)[:2] if "tune" not in way for key, value in way.items()}
-        for way in lighter(given):
-            option = self._option(way, stage)
-            if option:
-                yield option
         key, size = ("train_batch_size", run.batch_size) if joint else ("finetune_chunk", run.finetune.finetune_chunk)
-        for way in ({}, gentle):
-            sizes = [self._option(way, stage, key, part) for part in halves(size)[:8]]
-            fitting = [option for option in sizes if option and option.stage.memory.total <= run.free]
+        gentle = {k: v for way in ways for k, v in way.items() if k != "tune"}
+        for way, other in (({}, learner), (gentle, self._lighter(gentle))):
+            made = ((part, self._training(other, part)) for part in halves(size)) if other else ()
+            fitting = [Option(_words({**way, key: part}), stage) for part, stage in made if self._fits(stage)]
             if fitting:
                 yield fitting[0]
                 return
 
-    def _option(self, way: Mapping[str, Any], stage: Stage, key: str = "", size: int | None = None) -> Option | None:
+    def _fits(self, stage: Stage) -> bool:
+        return stage.memory.total <= self.run.free
+
+    def _lighter(self, way: Mapping[str, Any]) -> _Learner | None:
+        """With other settings of tuning; None where the encoder cannot have them."""
         try:
-            encoders, cost = self._measured(tuple(way.items()))
-        except MmencError:  # an encoder that this way of tuning does not fit
+            return self._learner(self.run.tuning.model_copy(update=dict(way)))
+        except MmencError:
             return None
-        make = self._joint if self.run.features.paradigm == "end_to_end" else self._finetuning
-        changed = {name: str(value).lower() for name, value in way.items()} | ({key: str(size)} if key else {})
-        return Option(changed, make(encoders, cost, size))
 
-    def _measured(self, way: tuple[tuple[str, Any], ...]) -> tuple[Encoders, Cost]:
-        kept: dict[Any, tuple[Encoders, Cost]] = self.__dict__.setdefault("_kept", {})
-        if way not in kept:
-            tuning = self.run.tuning.model_copy(update=dict(way))
-            encoders = self._tuned(tuning)
-            kept[way] = encoders, self._cost(encoders, tuning.autocast, True)
-        return kept[way]
-
-    def _tuned(self, tuning: TuningSettings) -> Encoders:
-        """A copy of the encoders that learns as the settings say."""
+    def _learner(self, tuning: TuningSettings) -> _Learner:
+        """A copy of the encoders that learns as the settings say, and what its steps take."""
         encoders = copy.deepcopy(dict(self.run.encoders))
         for encoder in {id(e): e for e in encoders.values()}.values():
             apply_tuning(encoder, tuning.tune, {m for m, e in encoders.items() if e is encoder})
-            encoder.set_gradient_checkpointing(tuning.gradient_checkpointing)
-        return encoders
+            if self.run.features.paradigm == "finetuned":  # end to end, whole batches are computed again: see `_joint`
+                encoder.set_gradient_checkpointing(tuning.gradient_checkpointing)
+        return _Learner(encoders, self._cost(encoders, tuning.autocast, True), tuning)
 
     def _cost(self, encoders: Encoders, autocast: str, trains: bool) -> Cost:
         step = EncodingStep(encoders, self.run.inputs, self.run.device, autocast)
@@ -208,6 +228,11 @@ class _Planner:
         preparing = self.run.preparing * items
         return computing + preparing if self.run.device.type == "cpu" else max(computing, preparing)
 
+    def _input_bytes(self) -> float:
+        """Of one item's prepared pictures."""
+        firsts = [inputs[0] for m, inputs in self.run.inputs.items() if m != "text"]
+        return float(sum((one[0] if isinstance(one, tuple) else one).nbytes for one in firsts))
+
     def _refreshes(self) -> int:
         """How often all items are encoded again: what was refreshed for an evaluation is fresh in the next epoch."""
         run, (rule, every) = self.run, refresh_rule(self.run.live.refresh)
@@ -217,16 +242,19 @@ class _Planner:
 
     def _items(self) -> list[str]:
         run = self.run
-        lines = [f"{m}: {n:,} of {run.n_items:,} items to be encoded, the others are in the store"
-                 for m, n in run.left.items()]  # fmt: skip
-        if run.features.paradigm != "end_to_end":
-            return lines
         items, slots = self._distinct(run.batch_size), 2 * run.batch_size
-        return [
+        joint = [
             f"a step encodes {items:,.0f} different items, where its batch has {slots:,} places",
-            f"an epoch encodes {items * run.steps:,.0f} in {run.steps:,} steps, refresh: {run.live.refresh} "
-            f"{self._refreshes():,} times all {run.n_items:,}",
+            f"an epoch encodes {items * run.steps:,.0f} in {run.steps:,} steps",
+            f"refresh: {run.live.refresh} encodes all {run.n_items:,} again, {self._refreshes():,} times",
         ]
+        later = [f"all {run.n_items:,} items are encoded once, when the encoder is fine-tuned"]
+        now = [f"{m}: {n:,} of {run.n_items:,} items have to be encoded" for m, n in run.left.items()]
+        return {"frozen": now, "finetuned": later, "end_to_end": joint}[run.features.paradigm]
+
+
+def _words(way: Mapping[str, Any]) -> dict[str, str]:
+    return {key: str(value).lower() for key, value in way.items()}
 
 
 def _encoder_parts(encoders: Encoders, trains: bool) -> list[Part]:

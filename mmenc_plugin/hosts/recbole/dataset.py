@@ -22,7 +22,7 @@ class MultimodalDataset(Dataset):
 
     def _load_data(self, token: str, dataset_path: str) -> None:
         super()._load_data(token, dataset_path)
-        self.items = items_of(self.config)
+        self._items = items_of(self.config)
 
     def item_features(self) -> FrozenFeatures:
         """Features in the order of the data set's item ids, extracted where the store lacks them.
@@ -38,7 +38,7 @@ class MultimodalDataset(Dataset):
         missing = "mean" if settings.missing == "neighbours" else settings.missing
         tables = {
             modality: align(block, tokens, missing=missing, padding_row=True, scaling=settings.feature_scaling)
-            for modality, block in blocks_of(self.config, self.items).items()
+            for modality, block in blocks_of(self.config, self._items).items()
         }
         if settings.missing == "neighbours":
             ids = (self.inter_feat[field] for field in (self.uid_field, self.iid_field))

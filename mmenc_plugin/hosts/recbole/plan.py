@@ -15,6 +15,7 @@ from mmenc_plugin.features import AlignedFeatures, FrozenFeatures
 from mmenc_plugin.features.extract import left_to_encode
 from mmenc_plugin.features.pictures import PictureOptions
 from mmenc_plugin.hosts.recbole.config import feature_settings, model_settings
+from mmenc_plugin.hosts.recbole.features import items_of
 from mmenc_plugin.models import MultimodalRecommender
 from mmenc_plugin.settings import FeatureSettings, FinetuneSettings, LiveSettings, Settings, TuningSettings, validate
 from mmenc_plugin.training.encoding import sample_inputs
@@ -49,10 +50,10 @@ def _run_of(config: Any) -> Run:
     logging.getLogger().setLevel(logging.WARNING)
     dataset = create_dataset(config)
     train_data = data_preparation(config, dataset)[0]
-    features = feature_settings(config)
+    features, items = feature_settings(config), items_of(config)
     built = _encoders(features, device)
     made = {m: encoder for m, encoder in built.items() if not encoder.ready}
-    inputs, preparing = sample_inputs(dataset.items, made, PictureOptions(features.encoder_workers).threads())
+    inputs, preparing = sample_inputs(items, made, PictureOptions(features.encoder_workers).threads())
     store, size = Path(features.feature_dir), features.encoder_batch_size
     steps, evaluates = len(train_data), config["eval_step"] > 0
     return Run(
@@ -67,7 +68,7 @@ def _run_of(config: Any) -> Run:
         encoders=made,
         inputs=inputs,
         preparing=preparing,
-        left={m: left_to_encode(dataset.items, encoder, m, store, size) for m, encoder in built.items()},
+        left={m: left_to_encode(items, encoder, m, store, size) for m, encoder in built.items()},
         n_items=dataset.item_num - 1,
         model=_model(config, train_data.dataset, built).to(device),
         batches=_batches(config, train_data, device),

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from recbole.trainer.trainer import Trainer
 
+from mmenc_plugin.training.memory import advising, joint_ways
+
 
 class MultimodalTrainer(Trainer):
     """Trainer of our models."""
@@ -22,7 +24,9 @@ class MultimodalTrainer(Trainer):
         if not self.model.model.learns:
             return 0.0
         self.model.model.begin_epoch()
-        return super()._train_epoch(*args, **kwargs)
+        step = f"a training step of {self.config['train_batch_size']} interactions"
+        with advising(step, self.device, joint_ways(self.config)):
+            return super()._train_epoch(*args, **kwargs)
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
         """RecBole's optimizer; Adam and AdamW in one pass over the parameters, 2 to 3 times as fast."""
