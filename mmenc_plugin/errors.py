@@ -46,6 +46,10 @@ class NoMemoryError(MmencError, RuntimeError):
     """A step that does not fit into the device's memory."""
 
 
+class TrainingError(MmencError, ValueError):
+    """A training that has come to numbers that are none."""
+
+
 class MissingExtraError(MmencError, ImportError):
     """An optional dependency that is not installed."""
 

@@ -75,17 +75,21 @@ class LiveFeatures(nn.Module):
         for m, table in tables.items():
             self.tables[m] = self._table(m, table, store, pairs)
         self.version = 0
+        self.step_items = torch.zeros(0, dtype=torch.int64)  # the different items of the step, in all processes
         self.held = False  # whether steps train no encoder
         self.refreshes = True  # whether an evaluation encodes what is stale
         self._stale = False
         self.encoders.eval()
 
     def _table(self, modality: Modality, raw: AlignedFeatures, store: Path, pairs: Pairs | None) -> LiveTable:
-        contents = read_contents(self.items, modality, store, self.options.show_progress)
+        options = self.options
+        if modality not in self.learning:
+            number = torch.where(raw.present, raw.present.cumsum(0) - 1, -1)
+            return LiveTable(raw, number, options.scaling, options.missing, options.padding_row, pairs)
+        contents = read_contents(self.items, modality, store, options.show_progress)
         contents.digests[~raw.present.numpy()] = 0  # a picture that is there and cannot be read
         source = Ahead(self.items, self._encoder[modality], modality, contents, self.options.pictures, self._pool)
-        self._encoding[modality] = Encoding(self._encoder[modality], source, self.options)
-        options = self.options
+        self._encoding[modality] = Encoding(self._encoder[modality], source, options)
         number = torch.from_numpy(contents.distinct()[1])
         return LiveTable(raw, number, options.scaling, options.missing, options.padding_row, pairs)
 
@@ -138,7 +142,7 @@ class LiveFeatures(nn.Module):
         """
         if self.held:
             return
-        items = together.everyones(items)
+        self.step_items = items = torch.unique(together.everyones(items))
         wanted = {m: self.live_table(m).contents(items) for m in self.learning}
         outputs = self._encode(wanted)
         for m, contents in wanted.items():

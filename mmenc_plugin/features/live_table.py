@@ -117,6 +117,11 @@ class LiveTable(nn.Module):
         place = self.slot[self.number[items]]
         return torch.where(place[:, None] >= 0, self.fresh[place.clamp(min=0)], stale)
 
+    def raw_rows(self, items: Tensor) -> Tensor:
+        """What the encoder gave in this step [B, D], unscaled, of item rows [B] that were encoded in it."""
+        assert self.outputs is not None
+        return self.outputs[self.slot[self.number[items]]]
+
     def table(self) -> Tensor:
         """All items' features [I, D]."""
         if self.fresh is None:

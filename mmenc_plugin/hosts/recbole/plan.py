@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 import torch
@@ -14,16 +14,15 @@ from mmenc_plugin import encoders, models
 from mmenc_plugin.features import AlignedFeatures, FrozenFeatures
 from mmenc_plugin.features.extract import left_to_encode
 from mmenc_plugin.features.pictures import PictureOptions
-from mmenc_plugin.hosts.recbole.config import feature_settings, model_settings
+from mmenc_plugin.hosts.recbole.config import feature_settings, model_settings, settings_of
 from mmenc_plugin.hosts.recbole.features import items_of
 from mmenc_plugin.models import MultimodalRecommender
-from mmenc_plugin.settings import FeatureSettings, FinetuneSettings, LiveSettings, Settings, TuningSettings, validate
+from mmenc_plugin.settings import FeatureSettings, FinetuneSettings, LiveSettings, TuningSettings
 from mmenc_plugin.training.encoding import sample_inputs
 from mmenc_plugin.training.plan import Plan, free_memory
 from mmenc_plugin.training.planner import Run, make_plan
 from mmenc_plugin.types import Interactions, Modality, TripletBatch
 
-S = TypeVar("S", bound=Settings)
 _BATCHES = 4  # of the training part that are looked at
 
 
@@ -62,9 +61,9 @@ def _run_of(config: Any) -> Run:
         device_name=_name(device),
         free=free,
         features=features,
-        tuning=_settings(config, TuningSettings),
-        finetune=_settings(config, FinetuneSettings),
-        live=_settings(config, LiveSettings),
+        tuning=settings_of(config, TuningSettings),
+        finetune=settings_of(config, FinetuneSettings),
+        live=settings_of(config, LiveSettings),
         encoders=made,
         inputs=inputs,
         preparing=preparing,
@@ -79,10 +78,6 @@ def _run_of(config: Any) -> Run:
         learner=config["learner"],
         k=max(config["topk"]),
     )
-
-
-def _settings(config: Any, kind: type[S]) -> S:
-    return validate(kind, {key: config[key] for key in kind.model_fields if key in config})
 
 
 def _encoders(features: FeatureSettings, device: torch.device) -> dict[Modality, encoders.Encoder]:
