@@ -19,6 +19,7 @@ examples:
   mmenc run -m VBPR -d baby --data_path=dataset --encoder=openclip:ViT-B-32/laion2b_s34b_b79k --learning_rate=0.002
   mmenc run -m VBPR -d baby --config_files="my.yaml" --nproc=2
   mmenc run --baselines=BPR --eval_slices=cold,warm,tail,missing-image,missing-text
+  mmenc run -m VBPR -d baby --config_files="my.yaml" --plan
 """
 
 
@@ -27,6 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_host_arguments(parser)
     parser.add_argument(
         "--baselines", default="", metavar="A,B", help="more models, run with the same settings, for the result table"
+    )
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="train nothing: measure a few steps, and print parameters, memory against what the device has, and hours",
     )
     add_process_arguments(parser)
 
@@ -37,6 +43,12 @@ def main(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
     launch = launch_of(args, rest)
     config = make_config(launch)
+    if args.plan:
+        from mmenc_plugin.cli._plan_page import page
+        from mmenc_plugin.hosts.recbole.plan import plan_of
+
+        print(page(plan_of(config)))
+        return 0
     baselines = [name for name in args.baselines.split(",") if name]
     results = run_with_baselines(launch, baselines)
     mode = config["eval_args"]["mode"]["test"]
