@@ -199,11 +199,10 @@ def _find_bundled_data(config: Any) -> None:
 
 def _check(config: Any) -> None:
     """Everything that can be wrong is found here, before any data is read."""
-    ranking = check_ranking(config)
+    ranking, final = check_ranking(config), config.final_config_dict
     if not is_ours(config.model):
         return
     _check_given_keys(config)
-    final = config.final_config_dict
     settings, features = model_settings(final, config.model), feature_settings(final)
     final.update({**settings.model_dump(), **features.model_dump(), **ranking.model_dump()})
     modes = final["eval_args"]["mode"].values()
@@ -272,10 +271,10 @@ def _check_valid_metric(final: Mapping[str, Any]) -> None:
 
 def check_features(config: Any, features: FeatureSettings) -> None:
     """There are such encoders, and the data set has what they read."""
-    from mmenc_plugin import encoders
+    from mmenc_plugin.encoders import check
 
     for modality in features.modalities:
-        encoders.check(features.uri(modality), modality)
+        check(features.uri(modality), modality)
     _check_columns(config.final_config_dict, features, not getattr(config, "without_pictures", False))
 
 
