@@ -191,11 +191,10 @@ def _find_bundled_data(config: Any) -> None:
 
 def _check(config: Any) -> None:
     """Everything that can be wrong is found here, before any data is read."""
-    ranking = check_ranking(config)
+    ranking, final = check_ranking(config), config.final_config_dict
     if not is_ours(config.model):
         return
     _check_given_keys(config)
-    final = config.final_config_dict
     settings, features = model_settings(final, config.model), feature_settings(final)
     training = {key: v for kind in _TRAINING for key, v in settings_of(final, kind).model_dump().items()}
     final.update({**settings.model_dump(), **features.model_dump(), **training, **ranking.model_dump()})
