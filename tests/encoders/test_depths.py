@@ -7,6 +7,7 @@ import torch
 from mmenc_plugin import encoders
 from mmenc_plugin.encoders import Tower
 from mmenc_plugin.encoders._depths import block_roots, places
+from mmenc_plugin.testing.samples import picture
 
 TOWER = (Tower("image", r"", frozenset({"image"})),)
 
@@ -64,7 +65,7 @@ def test_depths_of_a_family(tmp_path, kind, expected):
     encoder = encoders.build(uri(kind, tmp_path))
     depths, found = encoder.depths(), encoder.places()
     assert depths.items() >= expected.items()
-    assert list(depths) and set(depths) == {name for name, _ in encoder.named_parameters()}
+    assert set(depths) == {name for name, _ in encoder.named_parameters()}
     for tower in {place.tower for place in found.values() if place.tower}:
         own = [place for place in found.values() if place.tower == tower]
         assert {place.blocks for place in own} == {max(place.blocks for place in own)}
@@ -81,15 +82,9 @@ def test_features_pass_the_blocks_in_the_order_of_their_depths(tmp_path, kind):
     seen = []
     for block in encoder.blocks():
         block.register_forward_hook(lambda module, *_: seen.append(names[module]))
-    encoder.embed_images([checkpoint_picture()])
+    encoder.embed_images([picture(1)])
     order = [{depths[n] for n in depths if n.startswith(f"{name}.")} for name in seen]
     assert order == [{depth} for depth in range(1, len(seen) + 1)]
-
-
-def checkpoint_picture():
-    from mmenc_plugin.testing.samples import picture
-
-    return picture(1)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +93,8 @@ def checkpoint_picture():
         ("resnet50", 3 + 4 + 6 + 3), ("vit_tiny_patch16_224", 12), ("convnext_atto", 2 + 2 + 6 + 2),
         ("swin_tiny_patch4_window7_224", 2 + 2 + 6 + 2), ("swinv2_tiny_window8_256", 2 + 2 + 6 + 2),
         ("efficientnet_b0", 1 + 2 + 2 + 3 + 3 + 4 + 1), ("regnetx_002", 1 + 1 + 4 + 7),
-        ("beit_base_patch16_224", 12), ("deit3_small_patch16_224", 12), ("mobilenetv3_small_100", 1 + 2 + 3 + 2 + 3 + 1),
+        ("beit_base_patch16_224", 12), ("deit3_small_patch16_224", 12),
+        ("mobilenetv3_small_100", 1 + 2 + 3 + 2 + 3 + 1),
         ("eva02_tiny_patch14_224", 12), ("mixer_s16_224", 8), ("vit_small_patch14_dinov2", 12),
     ],
 )  # fmt: skip

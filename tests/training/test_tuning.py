@@ -119,39 +119,17 @@ def test_lora_of_vlmo_has_all_experts(build):
     assert adapted == wanted | {f"network.transformer.blocks.2.mlp_vl.{fc}" for fc in ("fc1", "fc2")}
 
 
-def test_a_layer_whose_weight_is_read_and_not_called_has_no_adapter():
+def test_a_layer_whose_weight_is_read_and_not_called_has_no_adapter(tmp_path):
     """BEiT's attention multiplies by its weight itself: an adapter beside the layer would learn nothing."""
-    encoder = encoders.build("timm:test_vit/random")
+    encoders.registry.get("timm").library("timm")
+    import timm
+    from timm.models import save_for_hf
 
-    class Read(type(encoder.model.blocks[0].attn.qkv)):
-        pass
-
-    for block in encoder.model.blocks:
-        attention = block.attn
-        forward = type(attention).forward
-        qkv = attention.qkv
-        weight, bias = qkv.weight, qkv.bias
-
-        def read(x, *args, attention=attention, forward=forward, weight=weight, bias=bias, **kwargs):
-            layer, called = attention.qkv, attention._modules
-            called["qkv"] = _Function(weight, bias)
-            try:
-                return forward(attention, x, *args, **kwargs)
-            finally:
-                called["qkv"] = layer
-
-        attention.forward = read
+    sizes = {"img_size": 32, "depth": 2, "embed_dim": 32, "num_heads": 2}
+    save_for_hf(timm.create_model("beit_base_patch16_224", num_classes=0, **sizes), tmp_path, safe_serialization=True)
+    encoder = encoders.build(f"timm:local-dir:{tmp_path}")
     adapted = {name.partition(".lora_")[0].rpartition(".")[2] for name in apply_tuning(encoder, "lora:1").trained}
     assert adapted == {"proj", "fc1", "fc2"}
-
-
-class _Function(nn.Module):
-    def __init__(self, weight, bias):
-        super().__init__()
-        self.w = (weight, bias)
-
-    def forward(self, x):
-        return nn.functional.linear(x, *self.w)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -207,7 +185,7 @@ def test_adapters_start_as_nothing_and_merge_without_a_trace(build, outputs, ste
     first, names = outputs(encoder), [name for name, _ in encoder.named_parameters()]
     kinds = [type(module) for module in encoder.modules()]
     apply_tuning(encoder, "lora:2")
-    assert difference(outputs(encoder), first) < 1e-12 if kind != "vlmo" else 1e-6  # VLMo's heads are in float32
+    assert difference(outputs(encoder), first) < (1e-6 if kind == "vlmo" else 1e-12)  # VLMo's heads are in float32
     step(encoder, 3, rate=0.1)
     learned = outputs(encoder)
     assert difference(learned, first) > 1e-3
