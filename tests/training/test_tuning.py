@@ -152,6 +152,16 @@ def test_the_tower_of_a_modality_that_is_not_used_stays(build, loss, kind, modal
     assert having == set(trained_parameters(encoder))
 
 
+@pytest.mark.parametrize(
+    ("kind", "modality", "tower"), [("openclip", "image", "visual"), ("align", "text", "text_model")]
+)
+def test_adapters_stand_in_the_tower_that_is_used(build, kind, modality, tower):
+    """Also where the other tower could have none."""
+    trained = apply_tuning(build(kind), "lora:2", uses={modality}).trained
+    assert trained
+    assert all(name.startswith(f"model.{tower}.") for name in trained)
+
+
 def test_constants_of_the_library_stay_constants(tmp_path, step):
     """Places as sines, which OpenCLIP builds without gradients."""
     import checkpoints
