@@ -62,7 +62,38 @@ def _is_scope(tune: str) -> str:
     return tune
 
 
+def _as_words(value: Any) -> Any:
+    """A list of names may be written as one text, with commas between them."""
+    if isinstance(value, str) and not value.startswith("["):
+        return [word.strip() for word in value.split(",") if word.strip()]
+    return _as_list(value)
+
+
+def refresh_rule(refresh: str) -> tuple[str, int]:
+    """A rule for stale rows taken apart: (epoch, 0), (evaluation, 0), (never, 0) or (steps, N).
+
+    Raises:
+        SettingsError: it is none; the message has the nearest one.
+    """
+    match = re.fullmatch(r"(epoch|evaluation|never)|(steps):([1-9]\d*)", refresh)
+    if match:
+        return match[1] or match[2], int(match[3] or 0)
+    raise SettingsError(
+        "epoch, evaluation, never or steps:N was expected, N a whole number from 1 on."
+        + nearest(refresh.partition(":")[0], ("epoch", "evaluation", "never", "steps"))
+    )
+
+
+def _is_rule(refresh: str) -> str:
+    try:
+        refresh_rule(refresh)
+    except SettingsError as error:
+        raise ValueError(str(error)) from None
+    return refresh
+
+
 Names = Annotated[list[str], BeforeValidator(_as_list)]
+Slice = Literal["cold", "warm", "tail", "missing-image", "missing-text", "missing-fused"]
 
 
 class FeatureSettings(Settings):
@@ -73,7 +104,11 @@ class FeatureSettings(Settings):
         description="the encoder's URI, family:architecture/weights, or one for each modality: "
         "{image: openclip:ViT-B-32/openai, text: sbert:all-MiniLM-L6-v2}",
     )
-    paradigm: Literal["frozen"] = Field("frozen", description="frozen: features are computed once")
+    paradigm: Literal["frozen", "finetuned", "end_to_end"] = Field(
+        "frozen",
+        description="frozen: features are computed once; finetuned: by an encoder that is trained on the items before; "
+        "end_to_end: by an encoder that is trained with the recommender",
+    )
     modalities: Annotated[list[Modality], BeforeValidator(_as_list)] = Field(
         default=["image", "text"],
         min_length=1,
@@ -181,6 +216,36 @@ class FinetuneSettings(Settings):
     )
 
 
+class LiveSettings(Settings):
+    """How an encoder is trained with a recommender; for paradigm: end_to_end."""
+
+    warm_start_epochs: int = Field(
+        0, ge=0, description="first epochs in which the recommender learns alone, as fast as from frozen features"
+    )
+    refresh: Annotated[str, AfterValidator(_is_rule)] = Field(
+        "epoch",
+        description="when items that the batches did not hold are encoded again. epoch: before each epoch and "
+        "evaluation; evaluation: before evaluations; steps:N: after every N steps too; never: before the test alone, "
+        "so that the best epoch is chosen by rows of different ages",
+    )
+    itc_weight: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the image-text contrastive loss of the batch's items beside the recommendation loss; "
+        "needs image and text of one encoder",
+    )
+
+
+class ResumeSettings(Settings):
+    """What a run keeps to go on after it was stopped."""
+
+    resume_dir: str = Field(
+        "",
+        description="folder of a checkpoint after each epoch; a run that finds one there goes on from it and ends as "
+        "if it had not been stopped. Empty for none",
+    )
+
+
 class RankingSettings(Settings):
     """How an evaluation ranks all items, and which implementation of the kernels computes."""
 
@@ -198,6 +263,12 @@ class RankingSettings(Settings):
         "auto",
         description="implementation of the kernels. auto: triton where it can run, else cpu, which is blockwise torch "
         "and runs on any device; reference: the mathematics, with whole matrices",
+    )
+    eval_slices: Annotated[list[Slice], BeforeValidator(_as_words)] = Field(
+        default=[],
+        description="kinds of items for which the test is evaluated once more, each by itself. cold: without a "
+        "training interaction; warm: the others; tail: the least popular that hold 20 % of the training interactions; "
+        "missing-image, missing-text, missing-fused: without that modality",
     )
 
 

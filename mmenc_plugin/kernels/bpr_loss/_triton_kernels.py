@@ -94,13 +94,11 @@ def loss_kernel(
 
 @triton.jit
 def _take(source, rows, coefficients, place, d, mask, WIDTH: tl.constexpr):
-    """Coefficient times source row of the pairs at `place`; a source of None is a column of ones."""
+    """Coefficient times source row of the pairs at `place`."""
     weight = tl.load(coefficients + place, mask=mask, other=0.0)[:, None]
-    if source is not None:
-        row = tl.load(rows + place, mask=mask, other=0)[:, None]
-        there = mask[:, None] & (d < WIDTH)[None, :]
-        weight = weight * tl.load(source + row * WIDTH + d[None, :], mask=there, other=0.0).to(tl.float32)
-    return weight
+    row = tl.load(rows + place, mask=mask, other=0).to(tl.int64)[:, None]
+    there = mask[:, None] & (d < WIDTH)[None, :]
+    return weight * tl.load(source + row * WIDTH + d[None, :], mask=there, other=0.0)
 
 
 @triton.jit

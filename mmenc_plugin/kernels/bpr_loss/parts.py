@@ -1,4 +1,4 @@
-"""What the implementations of bpr_loss have in common: their results, and the pairs grouped by table row.
+"""What the implementations of bpr_loss have in common: the problem, results, and the pairs grouped by table row.
 
 A pair is one candidate of one row of the batch: P = B * (1 + K), the positive first. The derivative of the loss by
 a score is the pair's coefficient, and every gradient is a sum of coefficients times rows over the pairs of a table
@@ -14,6 +14,46 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mmenc_plugin.kernels.precision import summed_in
+
+
+@dataclass(frozen=True)
+class Problem:
+    """B rows of a batch, each of a user, an item that it took and K that it did not; checked.
+
+    Attributes:
+        users: [U, D] of any floating type.
+        items: [I, D] of the same type.
+        user_ids: [B] rows of `users`, int64.
+        positive_ids: [B] rows of `items`, int64.
+        negative_ids: [B, K] rows of `items`, int64.
+        bias: [I], or None.
+        log_q: [I], or None.
+        loss: bpr or softmax.
+    """
+
+    users: Tensor
+    items: Tensor
+    user_ids: Tensor
+    positive_ids: Tensor
+    negative_ids: Tensor
+    bias: Tensor | None = None
+    log_q: Tensor | None = None
+    loss: str = "bpr"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that is computed in."""
+        return summed_in(self.users.dtype)
+
+    def __len__(self) -> int:
+        """B."""
+        return len(self.user_ids)
+
+    def candidates(self, rows: slice = slice(None)) -> Tensor:
+        """The positive and the negatives [B, 1 + K] of some rows of the batch."""
+        return torch.cat([self.positive_ids[rows, None], self.negative_ids[rows]], 1)
 
 
 class Forward(NamedTuple):
@@ -35,7 +75,7 @@ class Groups:
     """Pairs sorted by the table row that they belong to; within a row in their own order.
 
     Attributes:
-        order: [P] the pairs, row by row, int64.
+        order: [P] the pairs, row by row, int32 where that holds their number.
         keys: [P] the table row of each of them, rising.
         offsets: [R + 1] order[offsets[r] : offsets[r + 1]] are the pairs of group r, int64.
         ids: [R] the table rows that have pairs; None where the groups are all rows of the table.
@@ -59,6 +99,7 @@ def group(ids: Tensor, rows: int, *, distinct: bool) -> Groups:
         distinct: only the rows that have pairs, rather than all.
     """
     keys, order = torch.sort(ids.int() if rows < 2**31 else ids, stable=True)  # half the digits to sort by
+    order = order.int() if len(order) < 2**31 else order
     if distinct:
         present, counts = torch.unique_consecutive(keys, return_counts=True)
     else:
