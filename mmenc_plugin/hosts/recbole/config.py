@@ -209,7 +209,7 @@ def _check(config: Any) -> None:
     check_valid_metric(final)
     check_encoders(features)
     if features.paradigm == "end_to_end":
-        check_live(config.model, final)
+        check_live(config.model, final, features)
     check_columns(final, features, pictures_needed=not getattr(config, "without_pictures", False))
 
 
