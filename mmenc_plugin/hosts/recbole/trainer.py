@@ -16,6 +16,7 @@ from mmenc_plugin.hosts.recbole.config import settings_of
 from mmenc_plugin.hosts.recbole.export import export_encoders
 from mmenc_plugin.settings import LiveSettings, TuningSettings
 from mmenc_plugin.training.end_to_end import EndToEnd
+from mmenc_plugin.training.memory import advising, joint_ways
 
 
 class MultimodalTrainer(Trainer):
@@ -34,6 +35,7 @@ class MultimodalTrainer(Trainer):
             super().__init__(config, model)
         if not model.model.learns:
             self.epochs = min(config["epochs"], 1)  # in which the validation set is ranked, as with any model
+            self.eval_step = min(config["eval_step"], self.epochs)
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         """See RecBole; encoders that were trained are written beside RecBole's checkpoint."""
@@ -49,7 +51,9 @@ class MultimodalTrainer(Trainer):
         if self.live:
             self.live.begin_epoch(epoch_idx, self.epochs, len(train_data))
         self.model.model.begin_epoch()
-        return super()._train_epoch(Batches(train_data, self, epoch_idx), epoch_idx, *args, **kwargs)
+        step = f"a training step of {self.config['train_batch_size']} interactions"
+        with advising(step, self.device, joint_ways(self.config)):
+            return super()._train_epoch(Batches(train_data, self, epoch_idx), epoch_idx, *args, **kwargs)
 
     def _valid_epoch(self, *args: Any, **kwargs: Any) -> Any:
         """See RecBole; with refresh: never, rows of different ages are ranked by."""
