@@ -27,7 +27,7 @@ class Pairs:
         of_item: [N] the pair of each item, -1 for none.
         images: [P] number of the picture, equal where pictures are.
         texts: [P] number of the text, likewise.
-        pictures: [N, 32] uint8, the sha256 of each item's picture file.
+        pictures: of the items, by which they are prepared and cached.
         digests: [P, 32] uint8, the sha256 of picture and text.
     """
 
@@ -36,7 +36,7 @@ class Pairs:
     of_item: Rows
     images: Rows
     texts: Rows
-    pictures: NDArray[np.uint8]
+    pictures: Contents
     digests: NDArray[np.uint8]
 
     def __len__(self) -> int:
@@ -88,7 +88,7 @@ def read_pairs(items: ItemTable, store: Path, show_progress: bool = False) -> Pa
     _check(len(rows), len(items), images, texts)
     whole = [hashlib.sha256(images.digests[r].tobytes() + texts.digests[r].tobytes()).digest() for r in rows]
     return Pairs(
-        items, rows, of_item, image_numbers[rows], text_numbers[rows], images.digests,
+        items, rows, of_item, image_numbers[rows], text_numbers[rows], images,
         np.frombuffer(b"".join(whole), dtype=np.uint8).reshape(-1, 32),
     )  # fmt: skip
 
