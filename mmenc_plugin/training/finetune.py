@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock
 
 from mmenc_plugin import encoders
@@ -100,6 +101,8 @@ def finetune(task: Task, folder: Path | None = None) -> Finetuned:
     encoder = encoders.build(task.base, task.device, preparation=task.preparation)
     check_shared_space(task.base, encoder)
     network = network_of(encoder, task.settings.finetune_objectives)
+    with writing(task.store):
+        task.store.mkdir(parents=True, exist_ok=True)
     team = Team(task.device, task.tuning.autocast)
     pairs = read_pairs(task.items, task.store, task.show_progress and team.speaks)
     bought = _bought(task, pairs)
@@ -109,7 +112,10 @@ def finetune(task: Task, folder: Path | None = None) -> Finetuned:
         report = _finished(folder, encoder, made_of)
         if report is None:
             pairs = pairs.without(_unfit(task, encoder, pairs, folder, team))
-            apply_tuning(encoder, task.tuning.tune, {"image", "text", *task.settings.finetune_objectives} - {"bought"})
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(task.seed)  # new adapters are random
+                uses = {"image", "text", *task.settings.finetune_objectives} - {"bought"}
+                apply_tuning(encoder, task.tuning.tune, uses)
             encoder.set_gradient_checkpointing(task.tuning.gradient_checkpointing)
             loop = Loop(task, network, pairs, _bought(task, pairs), team, folder / "state", made_of)
             report = {"made_of": made_of, "base": task.base, **loop.run()}

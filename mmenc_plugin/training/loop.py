@@ -188,7 +188,7 @@ class Loop:
         self.state["history"].append(told)
         if self._badness(told) < best:
             self.state["best"] = {name: value.clone() for name, value in trained_state(self.encoder).items()}
-        if "validation_loss" in told:
+        if "validation_loss" in told and not bar.disable:
             bar.write(f"epoch {epoch + 1}: loss {told['loss']:.4f}, validation {told['validation_loss']:.4f}")
         self._save()
 

@@ -103,7 +103,7 @@ class Step:
                 parts["itm"] = self._sum([partial(self._matching, batch, chunk, negatives) for chunk in chunks], learns)
             if "mlm" in self.objectives:
                 parts["mlm"] = self._masked_words(batch, chunks, learns)
-        return {name: float(value) for name, value in parts.items()}
+        return {name: float(value.detach()) for name, value in parts.items()}
 
     def encode(self, pictures: Sequence[Tensor], pairs: Rows) -> Views:
         """Views [B, D] of prepared pictures and of the pairs' texts."""
