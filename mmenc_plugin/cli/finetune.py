@@ -58,7 +58,8 @@ def main(args: argparse.Namespace, rest: Sequence[str]) -> int:
     from mmenc_plugin.hosts.recbole.finetuning import finetuned
     from mmenc_plugin.hosts.recbole.run import make_config
 
-    config = make_config(launch_of(args, ["--paradigm=finetuned", *rest, *own_gpu(rest)]))
+    given = [argument for argument in rest if not argument.startswith("--paradigm=")]
+    config = make_config(launch_of(args, [*given, "--paradigm=finetuned", *own_gpu(rest)]))
     result = finetuned(config, pairs_of(config), output=args.output)
     if os.environ.get("RANK", "0") == "0":  # one of several processes speaks for all
         print(_told(result.report))
