@@ -11,6 +11,7 @@ from mmenc_plugin.features import PictureOptions
 from mmenc_plugin.hosts.recbole.config import feature_settings, settings_of
 from mmenc_plugin.hosts.recbole.config_checks import one_encoder
 from mmenc_plugin.settings import FinetuneSettings, TuningSettings
+from mmenc_plugin.training.checkpoints import random_state, set_random_state
 from mmenc_plugin.training.finetune import Finetuned, Task, finetune
 from mmenc_plugin.types import ItemTable
 
@@ -70,5 +71,9 @@ def _taken(config: Any) -> Taken:
     path = Path(config["data_path"])
     if not list(path.glob(f"{config['dataset']}*.inter")):
         raise DataError(f"finetune_objectives has bought, but {path} has no interactions (.inter). Leave bought out.")
-    init_seed(config["seed"], config["reproducibility"])
-    return taken_of(Dataset(config).build()[0])
+    before = random_state()
+    try:
+        init_seed(config["seed"], config["reproducibility"])
+        return taken_of(Dataset(config).build()[0])
+    finally:
+        set_random_state(before)
