@@ -20,6 +20,7 @@ examples:
   mmenc run -m VBPR -d baby --config_files="my.yaml" --nproc=2
   mmenc run --baselines=BPR --eval_slices=cold,warm,tail,missing-image,missing-text
   mmenc run -m VBPR -d baby --config_files="my.yaml" --plan
+  mmenc run -m VBPR -d baby --config_files="my.yaml" --paradigm=end_to_end --resume
 """
 
 
@@ -34,6 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="train nothing: measure a few steps, and print parameters, memory against what the device has, and hours",
     )
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="saved/resume",
+        metavar="DIR",
+        help="keep a checkpoint after each epoch, and go on from the one of a stopped run; like --resume_dir=DIR "
+        "(default: %(const)s)",
+    )
     add_process_arguments(parser)
 
 
@@ -41,7 +50,7 @@ def main(args: argparse.Namespace, rest: Sequence[str]) -> int:
     """Run it and print the table."""
     from mmenc_plugin.hosts.recbole.run import make_config, result_table, run_with_baselines, slice_tables
 
-    launch = launch_of(args, rest)
+    launch = launch_of(args, [*rest, *([f"--resume_dir={args.resume}"] if args.resume else [])])
     config = make_config(launch)
     if args.plan:
         from mmenc_plugin.cli._plan_page import page

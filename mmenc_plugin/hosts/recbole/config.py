@@ -26,6 +26,7 @@ from mmenc_plugin.models.base import ModelSettings
 from mmenc_plugin.resources import resource_dir
 from mmenc_plugin.settings import (
     FeatureSettings,
+    FinetuneSettings,
     LiveSettings,
     RankingSettings,
     ResumeSettings,
@@ -49,7 +50,7 @@ _HOST_EXTRAS = {
 }  # fmt: skip
 
 _log = logging.getLogger("mmenc_plugin")
-_TRAINING = TuningSettings, LiveSettings, ResumeSettings
+_TRAINING = TuningSettings, FinetuneSettings, LiveSettings, ResumeSettings
 S = TypeVar("S", bound=Settings)
 
 
@@ -208,7 +209,7 @@ def _check(config: Any) -> None:
     check_valid_metric(final)
     check_features(config, features)
     if features.paradigm == "end_to_end":
-        check_live(config.model, final)
+        check_live(config.model, final, features)
 
 
 def _check_given_keys(config: Any) -> None:

@@ -82,13 +82,22 @@ def check_valid_metric(final: Mapping[str, Any]) -> None:
         )
 
 
-def check_live(model: str, final: Mapping[str, Any]) -> None:
+def check_live(model: str, final: Mapping[str, Any], features: FeatureSettings) -> None:
     """Nothing is asked for that RecBole offers and the training of an encoder cannot have.
 
     Raises:
-        SettingsError: a model without gradient, another optimizer than Adam, or dynamic negatives.
+        SettingsError: a model without gradient, encoders with nothing to train, another optimizer than Adam, or
+            dynamic negatives.
     """
+    from mmenc_plugin.encoders.base import registry
+
     models.check_live(model)
+    families = {features.uri(modality).partition(":")[0] for modality in features.modalities}
+    if not any(registry.get(family).towers for family in families):
+        raise SettingsError(
+            f"paradigm end_to_end trains encoders, and {' and '.join(sorted(families))} has no parameters. Families "
+            f"that can be trained: {', '.join(name for name, family in registry if family.towers)}."
+        )
     if final["learner"] not in ("adam", "adamw"):
         raise SettingsError(
             f"learner is '{final['learner']}', but paradigm end_to_end trains the encoder, whose learning rate is one "
@@ -101,6 +110,27 @@ def check_live(model: str, final: Mapping[str, Any]) -> None:
         )
 
 
+def one_encoder(features: FeatureSettings) -> str:
+    """The URI of the one encoder that paradigm finetuned trains.
+
+    Raises:
+        SettingsError: there are several, which have no space in common, or it brings features that are ready.
+    """
+    from mmenc_plugin import encoders
+
+    uris = sorted({features.encoder} if isinstance(features.encoder, str) else set(features.encoder.values()))
+    if len(uris) > 1:
+        raise SettingsError(
+            f"encoder names {' and '.join(uris)}, whose outputs share no space in which pictures and texts could be "
+            "contrasted. Fine-tuning wants one encoder of both, as encoder: openclip:ViT-B-32/laion2b_s34b_b79k."
+        )
+    for modality in ("image", "text"):
+        encoders.check(uris[0], modality)
+    if encoders.brings_features(uris[0]):
+        raise SettingsError(f"encoder '{uris[0]}' brings features that are ready: it has nothing to fine-tune.")
+    return uris[0]
+
+
 def check_features(config: Any, features: FeatureSettings) -> None:
     """Every modality has an encoder that takes it, and the data set has what the encoders read; none is loaded.
 
@@ -111,6 +141,8 @@ def check_features(config: Any, features: FeatureSettings) -> None:
     """
     from mmenc_plugin import encoders
 
+    if features.paradigm == "finetuned":
+        one_encoder(features)
     for modality in features.modalities:
         encoders.check(features.uri(modality), modality)
     _check_columns(config.final_config_dict, features, not getattr(config, "without_pictures", False))
