@@ -23,7 +23,7 @@ from mmenc_plugin.training.tuning import apply_tuning
 from mmenc_plugin.types import Modality, TripletBatch
 
 Encoders = Mapping[Modality, Encoder]
-PROBE = 4  # items of the first measurement of an encoder; the second has twice as many
+PROBE = 6  # items of the first measurement of an encoder; the second has twice as many
 
 
 @dataclass(frozen=True)
@@ -174,6 +174,8 @@ class _Planner:
     def _extraction(self, contents: Mapping[Modality, float], name: str) -> list[Stage]:
         size, stages = self.run.features.encoder_batch_size, []
         for m, n in contents.items():
+            if m not in self.encoding:  # its encoder brings the features
+                continue
             cost = self.encoding[m]
             seconds = self._prepared(cost.seconds(size), size if m != "text" else 0)
             memory = Memory.of([self.run.encoders[m]], "sgd", cost.bytes(size))
@@ -216,8 +218,14 @@ class _Planner:
                 encoder.set_gradient_checkpointing(tuning.gradient_checkpointing)
         return _Learner(encoders, self._cost(encoders, tuning.autocast, True), tuning)
 
+    def _parts(self) -> int:
+        """Encoder batches that share a backward pass."""
+        if self.run.features.paradigm == "finetuned":
+            return 1
+        return math.ceil(self._distinct(self.run.batch_size) / self.run.features.encoder_batch_size)
+
     def _cost(self, encoders: Encoders, autocast: str, trains: bool) -> Cost:
-        step = EncodingStep(encoders, self.run.inputs, self.run.device, autocast)
+        step = EncodingStep(encoders, self.run.inputs, self.run.device, autocast, self._parts() if trains else 1)
         return step.cost(step.train if trains else step.encode, PROBE)
 
     def _distinct(self, size: int) -> float:
