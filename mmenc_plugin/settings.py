@@ -62,6 +62,13 @@ def _is_scope(tune: str) -> str:
     return tune
 
 
+def _as_words(value: Any) -> Any:
+    """A list of names may be written as one text, with commas between them."""
+    if isinstance(value, str) and not value.startswith("["):
+        return [word.strip() for word in value.split(",") if word.strip()]
+    return _as_list(value)
+
+
 def refresh_rule(refresh: str) -> tuple[str, int]:
     """A rule for stale rows taken apart: (epoch, 0), (evaluation, 0), (never, 0) or (steps, N).
 
@@ -86,6 +93,7 @@ def _is_rule(refresh: str) -> str:
 
 
 Names = Annotated[list[str], BeforeValidator(_as_list)]
+Slice = Literal["cold", "warm", "tail", "missing-image", "missing-text", "missing-fused"]
 
 
 class FeatureSettings(Settings):
@@ -225,6 +233,12 @@ class RankingSettings(Settings):
         "auto",
         description="implementation of the kernels. auto: triton where it can run, else cpu, which is blockwise torch "
         "and runs on any device; reference: the mathematics, with whole matrices",
+    )
+    eval_slices: Annotated[list[Slice], BeforeValidator(_as_words)] = Field(
+        default=[],
+        description="kinds of items for which the test is evaluated once more, each by itself. cold: without a "
+        "training interaction; warm: the others; tail: the least popular that hold 20 % of the training interactions; "
+        "missing-image, missing-text, missing-fused: without that modality",
     )
 
 

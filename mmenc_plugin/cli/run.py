@@ -18,6 +18,7 @@ examples:
   mmenc run --model=VBPR --dataset=demo --baselines=BPR
   mmenc run -m VBPR -d baby --data_path=dataset --encoder=openclip:ViT-B-32/laion2b_s34b_b79k --learning_rate=0.002
   mmenc run -m VBPR -d baby --config_files="my.yaml" --nproc=2
+  mmenc run --baselines=BPR --eval_slices=cold,warm,tail,missing-image,missing-text
   mmenc run -m VBPR -d baby --config_files="my.yaml" --plan
 """
 
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace, rest: Sequence[str]) -> int:
     """Run it and print the table."""
-    from mmenc_plugin.hosts.recbole.run import make_config, result_table, run_with_baselines
+    from mmenc_plugin.hosts.recbole.run import make_config, result_table, run_with_baselines, slice_tables
 
     launch = launch_of(args, rest)
     config = make_config(launch)
@@ -55,4 +56,6 @@ def main(args: argparse.Namespace, rest: Sequence[str]) -> int:
     if config["ranking_mask"] == "train":
         ranking += " without the training items alone (ranking_mask: train)"
     print("\n" + result_table(results, f"{args.dataset}, test set, {ranking}, seed {config['seed']}"))
+    if slices := slice_tables(results):
+        print("\n" + slices)
     return 0

@@ -55,7 +55,7 @@ def save_encoder(encoder: Encoder, folder: Path, lineage: Mapping[str, Any]) -> 
         _put(part, folder)
     except (OSError, SafetensorError) as error:
         raise StoreError(
-            f"the encoder cannot be written to {folder}: {getattr(error, 'strerror', None) or error}. Make room there or "
+            f"the encoder cannot be written to {folder}: {getattr(error, 'strerror', None) or error}. Make room there, "
             "give write access, or name another folder."
         ) from error
     finally:

@@ -15,8 +15,7 @@ from mmenc_plugin import models
 from mmenc_plugin.errors import unknown_name
 from mmenc_plugin.hosts.recbole.config_checks import (
     HostSettings,
-    check_columns,
-    check_encoders,
+    check_features,
     check_live,
     check_mappings,
     check_valid_metric,
@@ -170,13 +169,14 @@ def _add_our_defaults(config: Any, file: str) -> None:
         for kind in _our_kinds(config.model):
             fields = kind.model_fields.items()
             defaults.update({name: field.get_default(call_default_factory=True) for name, field in fields})
-        defaults.update(_own_yaml(config, "model", config.model))
+        defaults.update(own_yaml(config, "model", config.model))
     if Path(file).name == "sample.yaml":
-        dataset = _own_yaml(config, "dataset", config.dataset)
+        dataset = own_yaml(config, "dataset", config.dataset)
         defaults.update({key: v for key, v in dataset.items() if ours or key not in FeatureSettings.model_fields})
 
 
-def _own_yaml(config: Any, folder: str, name: str) -> dict[str, Any]:
+def own_yaml(config: Any, folder: str, name: str) -> dict[str, Any]:
+    """What the package has for a model or a data set."""
     path = resource_dir("yaml_configs") / folder / f"{name}.yaml"
     return (yaml.load(path.read_text(encoding="utf-8"), config.yaml_loader) or {}) if path.is_file() else {}
 
@@ -207,10 +207,9 @@ def _check(config: Any) -> None:
     final.update(validate(HostSettings, final).model_dump())
     check_mappings(final)
     check_valid_metric(final)
-    check_encoders(features)
+    check_features(config, features)
     if features.paradigm == "end_to_end":
         check_live(config.model, final)
-    check_columns(final, features, pictures_needed=not getattr(config, "without_pictures", False))
 
 
 def _check_given_keys(config: Any) -> None:

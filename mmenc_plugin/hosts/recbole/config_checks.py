@@ -101,25 +101,23 @@ def check_live(model: str, final: Mapping[str, Any]) -> None:
         )
 
 
-def check_encoders(features: FeatureSettings) -> None:
-    """Every modality has an encoder that takes it; none is loaded.
+def check_features(config: Any, features: FeatureSettings) -> None:
+    """Every modality has an encoder that takes it, and the data set has what the encoders read; none is loaded.
 
     Raises:
-        SettingsError: one has not; see `encoders.check`.
+        SettingsError: an encoder does not take its modality; see `encoders.check`.
+        DataError: there is no item file, or no folder of pictures.
+        UnknownNameError: the item file lacks a column.
     """
     from mmenc_plugin import encoders
 
     for modality in features.modalities:
         encoders.check(features.uri(modality), modality)
+    _check_columns(config.final_config_dict, features, not getattr(config, "without_pictures", False))
 
 
-def check_columns(final: Mapping[str, Any], features: FeatureSettings, pictures_needed: bool) -> None:
-    """The columns that the settings name are in the header of the `.item` file.
-
-    Raises:
-        DataError: there is no such file, or no folder of pictures.
-        UnknownNameError: it lacks a column.
-    """
+def _check_columns(final: Mapping[str, Any], features: FeatureSettings, pictures_needed: bool) -> None:
+    """The columns that the settings name are in the header of the `.item` file."""
     path = Path(final["data_path"]) / f"{final['dataset']}.item"
     if not path.parent.is_dir():
         return  # RecBole offers to download the data sets it knows, or says that there is none

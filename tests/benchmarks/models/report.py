@@ -30,9 +30,9 @@ def heading(steps: int, rounds: int, threads: int) -> str:
     return (
         f"torch {torch.__version__}, Python {platform.python_version()}, {cpu_name()}, threads a side: {threads}. "
         f"{data.N_USERS:,} users, {data.N_ITEMS:,} items, {data.N_PAIRS:,} interactions, features {data.WIDTHS}; "
-        f"batches of 2048, width 64, Adam. Training: {measured}. CPU-seconds (wall-clock seconds), the smallest of {rounds} "
-        "rounds in which the sides take turns; ratios are MMRec's by ours, of CPU-seconds and of bytes: more than 1 is "
-        "in favour of ours.\n"
+        f"batches of 2048, width 64, Adam. Training: {measured}. CPU-seconds (wall-clock seconds), the smallest of "
+        f"{rounds} rounds in which the sides take turns. Ratios are MMRec's by ours, of CPU-seconds and of bytes: "
+        "more than 1 is in favour of ours.\n"
     )
 
 
