@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,6 @@ def _run_of(config: Any) -> Run:
     device = torch.device(config["device"])
     free = free_memory(device)
     init_seed(config["seed"], config["reproducibility"])
-    logging.getLogger().setLevel(logging.WARNING)
     dataset = create_dataset(config)
     train_data = data_preparation(config, dataset)[0]
     features, items = feature_settings(config), items_of(config)
