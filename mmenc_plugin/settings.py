@@ -186,6 +186,36 @@ class TuningSettings(Settings):
     )
 
 
+Objective = Literal["itc", "itm", "mlm", "bought"]
+
+
+class FinetuneSettings(Settings):
+    """How an encoder is fine-tuned on the items' pairs of picture and text; for paradigm: finetuned."""
+
+    finetune_objectives: Annotated[list[Objective], BeforeValidator(_as_list)] = Field(
+        default=["itc"],
+        min_length=1,
+        description="itc: contrast of pictures and texts; itm: matching with hard negatives, and mlm: masked words "
+        "(both of encoders that see picture and text together, as VLMo); bought: contrast of items that users of the "
+        "training part took together",
+    )
+    finetune_epochs: int = Field(10, ge=1, le=100000, description="passes over the pairs, at most")
+    finetune_batch_size: int = Field(256, ge=2, le=1048576, description="pairs that are contrasted with each other")
+    finetune_chunk: int = Field(
+        32, ge=1, le=65536, description="pairs encoded at once, by each process; bounds the memory, not the result"
+    )
+    finetune_validation: float = Field(
+        0.1, ge=0, le=0.5, description="share of the pairs that is held out, none of whose pictures or texts is learned"
+    )
+    finetune_select: Literal["loss", "recall"] = Field(
+        "loss", description="which epoch is kept: that of the least validation loss, or of the best R@1 both ways"
+    )
+    finetune_patience: int = Field(3, ge=1, description="epochs without a better one before training stops")
+    finetune_dir: str = Field(
+        "finetuned", description="folder of fine-tuned encoders, each under the key of its making"
+    )
+
+
 class LiveSettings(Settings):
     """How an encoder is trained with a recommender; for paradigm: end_to_end."""
 

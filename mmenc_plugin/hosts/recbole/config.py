@@ -209,7 +209,7 @@ def _check(config: Any) -> None:
     check_valid_metric(final)
     check_features(config, features)
     if features.paradigm == "end_to_end":
-        check_live(config.model, final)
+        check_live(config.model, final, features)
 
 
 def _check_given_keys(config: Any) -> None:

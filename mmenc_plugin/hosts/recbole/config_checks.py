@@ -82,13 +82,22 @@ def check_valid_metric(final: Mapping[str, Any]) -> None:
         )
 
 
-def check_live(model: str, final: Mapping[str, Any]) -> None:
+def check_live(model: str, final: Mapping[str, Any], features: FeatureSettings) -> None:
     """Nothing is asked for that RecBole offers and the training of an encoder cannot have.
 
     Raises:
-        SettingsError: a model without gradient, another optimizer than Adam, or dynamic negatives.
+        SettingsError: a model without gradient, encoders with nothing to train, another optimizer than Adam, or
+            dynamic negatives.
     """
+    from mmenc_plugin.encoders.base import registry
+
     models.check_live(model)
+    families = {features.uri(modality).partition(":")[0] for modality in features.modalities}
+    if not any(registry.get(family).towers for family in families):
+        raise SettingsError(
+            f"paradigm end_to_end trains encoders, and {' and '.join(sorted(families))} has no parameters. Families "
+            f"that can be trained: {', '.join(name for name, family in registry if family.towers)}."
+        )
     if final["learner"] not in ("adam", "adamw"):
         raise SettingsError(
             f"learner is '{final['learner']}', but paradigm end_to_end trains the encoder, whose learning rate is one "
