@@ -327,4 +327,5 @@ def _sentence(kind: type[Settings], error: Any) -> str:
         options = str(error.get("ctx", {}).get("expected", "")).replace("'", "").replace(" or ", ", ").split(", ")
         hint = nearest(error["input"], options)
     told = error["msg"].removeprefix("Value error, ")
-    return f"{path} is {error['input']!r}: {told[0].lower()}{told[1:].removesuffix('.')}.{hint}{meaning}"
+    stop = "" if told.endswith(("?", ".")) else "."
+    return f"{path} is {error['input']!r}: {told[0].lower()}{told[1:]}{stop}{hint}{meaning}"
