@@ -40,7 +40,9 @@ class Run:
         finetune: settings.
         live: settings.
         encoders: of each modality that is encoded, on the device; the same object for modalities of one encoder.
-        inputs: of each modality, what a few items give the encoder.
+        learning: of each modality that the encoders' training encodes; fine-tuning contrasts image and text, whatever
+            the recommender has.
+        inputs: of each of these modalities, what a few items give the encoder.
         preparing: seconds to prepare one item's pictures.
         left: of each modality, the contents that the feature store lacks.
         n_items: I, without a padding row.
@@ -63,6 +65,7 @@ class Run:
     finetune: FinetuneSettings
     live: LiveSettings
     encoders: Encoders
+    learning: Encoders
     inputs: Mapping[Modality, Sequence[Any]]
     preparing: float
     left: Mapping[Modality, int]
@@ -106,8 +109,9 @@ class _Planner:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.recommender = recommender_cost(run.model, run.batches, run.device, run.k)
-        self.trains = run.features.paradigm != "frozen" and bool(run.encoders)
+        self.trains = run.features.paradigm != "frozen" and bool(run.learning)
         self.encoding = {m: self._cost({m: encoder}, "none", False) for m, encoder in run.encoders.items()}
+        self.again = {m: self.encoding.get(m) or self._cost({m: e}, "none", False) for m, e in run.learning.items()}
 
     def plan(self) -> Plan:
         """The whole."""
@@ -154,7 +158,7 @@ class _Planner:
         items = self._distinct(size)
         kept = cost.bytes(min(items, run.features.encoder_batch_size) if again else items)
         kept += 2 * items * self._input_bytes() + self.recommender.step_bytes  # pictures of this step and the next
-        encoding = cost.seconds(items) + (sum(c.seconds(items) for c in self.encoding.values()) if again else 0.0)
+        encoding = cost.seconds(items) + (sum(c.seconds(items) for c in self.again.values()) if again else 0.0)
         seconds = self._prepared(encoding, items) + self.recommender.step_seconds * size / run.batch_size
         steps = math.ceil(run.steps * run.batch_size / size) * run.joint_epochs
         memory = Memory.of([*learner.encoders.values(), run.model], run.learner, kept)
@@ -165,7 +169,7 @@ class _Planner:
         settings, cost = self.run.finetune, learner.cost
         batch = settings.finetune_batch_size
         chunk = min(batch, size or settings.finetune_chunk)
-        first = sum(c.seconds(chunk) for c in self.encoding.values()) if chunk < batch else 0.0
+        first = sum(c.seconds(chunk) for c in self.again.values()) if chunk < batch else 0.0
         seconds = self._prepared((cost.seconds(chunk) + first) * batch / chunk, batch)
         steps = math.ceil(self.run.n_items * (1 - settings.finetune_validation) / batch) * settings.finetune_epochs
         memory = Memory.of(learner.encoders.values(), "adamw", cost.bytes(chunk) + batch * self._input_bytes())
@@ -211,10 +215,12 @@ class _Planner:
 
     def _learner(self, tuning: TuningSettings) -> _Learner:
         """A copy of the encoders that learns as the settings say, and what its steps take."""
-        encoders = copy.deepcopy(dict(self.run.encoders))
+        encoders = copy.deepcopy(dict(self.run.learning))
         for encoder in {id(e): e for e in encoders.values()}.values():
-            apply_tuning(encoder, tuning.tune, {m for m, e in encoders.items() if e is encoder})
-            if self.run.features.paradigm == "finetuned":  # end to end, whole batches are computed again: see `_joint`
+            uses: set[str] = {m for m, e in encoders.items() if e is encoder}
+            finetuned = self.run.features.paradigm == "finetuned"
+            apply_tuning(encoder, tuning.tune, uses | {"itc"} if finetuned else uses)
+            if finetuned:  # end to end, whole batches are computed again: see `_joint`
                 encoder.set_gradient_checkpointing(tuning.gradient_checkpointing)
         return _Learner(encoders, self._cost(encoders, tuning.autocast, True), tuning)
 

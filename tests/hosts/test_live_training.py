@@ -139,7 +139,9 @@ def test_weight_decay_is_decoupled_and_of_matrices_alone(shop):
 )
 def test_refresh_policies(shop, refresh, times):
     """Two epochs of four steps, with an evaluation after the second."""
-    trainer, train, valid, test = live_shop.prepare({**shop, "refresh": refresh, "eval_step": 2, "train_batch_size": 12})
+    trainer, train, valid, test = live_shop.prepare(
+        {**shop, "refresh": refresh, "eval_step": 2, "train_batch_size": 12}
+    )
     assert len(train) == 4
     table, filled = trainer.model.model.features.live_table("image"), []
     fill = table.fill
