@@ -215,7 +215,7 @@ class _Planner:
 
     def _learner(self, tuning: TuningSettings) -> _Learner:
         """A copy of the encoders that learns as the settings say, and what its steps take."""
-        encoders = copy.deepcopy(dict(self.run.learning))
+        encoders = _copies(self.run.learning)
         for encoder in {id(e): e for e in encoders.values()}.values():
             uses: set[str] = {m for m, e in encoders.items() if e is encoder}
             finetuned = self.run.features.paradigm == "finetuned"
@@ -265,6 +265,13 @@ class _Planner:
         later = [f"all {run.n_items:,} items are encoded once, when the encoder is fine-tuned"]
         now = [f"{m}: {n:,} of {run.n_items:,} items have to be encoded" for m, n in run.left.items()]
         return {"frozen": now, "finetuned": later, "end_to_end": joint}[run.features.paradigm]
+
+
+def _copies(encoders: Encoders) -> dict[Modality, Encoder]:
+    """Copies of the networks; what else encoders have, as large tokenizers, is shared."""
+    of_module = vars(torch.nn.Module())
+    shared = [v for e in encoders.values() for name, v in vars(e).items() if name not in of_module]
+    return copy.deepcopy(dict(encoders), {id(value): value for value in shared})
 
 
 def _words(way: Mapping[str, Any]) -> dict[str, str]:

@@ -53,7 +53,8 @@ class Shop:
             "features": FeatureSettings(paradigm=paradigm, encoder_batch_size=8),
             "tuning": TuningSettings(**(tuning or {})), "live": LiveSettings(**(live or {})),
             "finetune": FinetuneSettings(finetune_batch_size=16, finetune_chunk=4, finetune_epochs=3),
-            "encoders": built, "learning": built, "inputs": inputs, "preparing": preparing, "left": {"image": 20, "text": 0},
+            "encoders": built, "learning": built, "inputs": inputs, "preparing": preparing,
+            "left": {"image": 20, "text": 0},
             "n_items": N, "model": model, "batches": self.batches, "batch_size": BATCH, "steps": 4, "epochs": 10,
             "evaluations": 5, "learner": "adam", "k": 10,
         }  # fmt: skip
