@@ -23,6 +23,7 @@ from mmenc_plugin.features.pictures import PictureOptions, PictureSource, pictur
 from mmenc_plugin.settings import FinetuneSettings, TuningSettings
 from mmenc_plugin.training.bought import Bought
 from mmenc_plugin.training.loop import Loop
+from mmenc_plugin.training.memory import advising, finetune_ways
 from mmenc_plugin.training.networks import check_shared_space, network_of
 from mmenc_plugin.training.pairs import Pairs, read_pairs
 from mmenc_plugin.training.saving import save_encoder
@@ -118,7 +119,8 @@ def finetune(task: Task, folder: Path | None = None) -> Finetuned:
                 apply_tuning(encoder, task.tuning.tune, uses)
             encoder.set_gradient_checkpointing(task.tuning.gradient_checkpointing)
             loop = Loop(task, network, pairs, _bought(task, pairs), team, folder / "state", made_of)
-            report = {"made_of": made_of, "base": task.base, **loop.run()}
+            with advising(*_step_of(task)):
+                report = {"made_of": made_of, "base": task.base, **loop.run()}
             if team.speaks:
                 encoder.set_gradient_checkpointing(False)
                 save_encoder(encoder, folder / ENCODER, report)
@@ -126,6 +128,13 @@ def finetune(task: Task, folder: Path | None = None) -> Finetuned:
                 loop.forget()
             team.wait()
     return Finetuned(encoder.saved_uri(folder / ENCODER), folder, report)
+
+
+def _step_of(task: Task) -> tuple[str, str, list[str]]:
+    """A step in words, its device, and the settings that would need less memory."""
+    chunk, size = task.settings.finetune_chunk, task.settings.finetune_batch_size
+    ways = finetune_ways({**task.settings.model_dump(), **task.tuning.model_dump()})
+    return f"a fine-tuning step of {size} pairs, {chunk} at once,", task.device, ways
 
 
 def _bought(task: Task, pairs: Pairs) -> Bought | None:
