@@ -222,7 +222,7 @@ def test_a_metric_that_needs_the_scores_is_named(monkeypatch):
     from recbole.evaluator import register
 
     monkeypatch.setitem(register.metric_information, "recall", ["rec.topk", "rec.score"])
-    with pytest.raises(SettingsError, match="but the metric recall needs 'rec.score'"):
+    with pytest.raises(SettingsError, match=r"but the metric recall needs 'rec\.score'"):
         Config("BPR", "demo", config_dict={"eval_slices": ["cold"], "metrics": ["Recall"]})
 
 
