@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -11,6 +9,8 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from mmenc_plugin.errors import SettingsError, nearest
+from mmenc_plugin.rules import refresh_rule as refresh_rule
+from mmenc_plugin.rules import tuning_scope as tuning_scope
 from mmenc_plugin.types import Modality
 
 
@@ -35,25 +35,6 @@ def _as_mapping(value: Any) -> Any:
     return yaml.safe_load(value) if isinstance(value, str) and value.startswith("{") else value
 
 
-def tuning_scope(tune: str) -> tuple[str, int]:
-    """A tuning scope taken apart: (full, 0), (head, 0), (top, N) or (lora, R).
-
-    Raises:
-        SettingsError: it is none; the message has the nearest one.
-    """
-    match = re.fullmatch(r"(full|head)|(top|lora):([1-9]\d*)", tune)
-    if match:
-        return match[1] or match[2], int(match[3] or 0)
-    word, _, number = tune.partition(":")
-    word = next(iter(difflib.get_close_matches(word.lower(), ("full", "head", "top", "lora"), 1, 0.4)), "full")
-    digits = re.sub(r"\D", "", number)
-    number = f":{int(digits) if digits.strip('0') else {'top': 2, 'lora': 8}[word]}" if word in ("top", "lora") else ""
-    raise SettingsError(
-        f"tune is '{tune}': full, head, top:N (the last N blocks of each tower, and the head) or lora:R (adapters of "
-        f"rank R) was expected, N and R whole numbers from 1 on. Did you mean '{word}{number}'?"
-    )
-
-
 def _is_scope(tune: str) -> str:
     try:
         tuning_scope(tune)
@@ -62,7 +43,23 @@ def _is_scope(tune: str) -> str:
     return tune
 
 
+def _as_words(value: Any) -> Any:
+    """A list of names may be written as one text, with commas between them."""
+    if isinstance(value, str) and not value.startswith("["):
+        return [word.strip() for word in value.split(",") if word.strip()]
+    return _as_list(value)
+
+
+def _is_rule(refresh: str) -> str:
+    try:
+        refresh_rule(refresh)
+    except SettingsError as error:
+        raise ValueError(str(error)) from None
+    return refresh
+
+
 Names = Annotated[list[str], BeforeValidator(_as_list)]
+Slice = Literal["cold", "warm", "tail", "missing-image", "missing-text", "missing-fused"]
 
 
 class FeatureSettings(Settings):
@@ -73,7 +70,11 @@ class FeatureSettings(Settings):
         description="the encoder's URI, family:architecture/weights, or one for each modality: "
         "{image: openclip:ViT-B-32/openai, text: sbert:all-MiniLM-L6-v2}",
     )
-    paradigm: Literal["frozen"] = Field("frozen", description="frozen: features are computed once")
+    paradigm: Literal["frozen", "finetuned", "end_to_end"] = Field(
+        "frozen",
+        description="frozen: features are computed once; finetuned: by an encoder that is trained on the items before; "
+        "end_to_end: by an encoder that is trained with the recommender",
+    )
     modalities: Annotated[list[Modality], BeforeValidator(_as_list)] = Field(
         default=["image", "text"],
         min_length=1,
@@ -151,6 +152,66 @@ class TuningSettings(Settings):
     )
 
 
+Objective = Literal["itc", "itm", "mlm", "bought"]
+
+
+class FinetuneSettings(Settings):
+    """How an encoder is fine-tuned on the items' pairs of picture and text; for paradigm: finetuned."""
+
+    finetune_objectives: Annotated[list[Objective], BeforeValidator(_as_list)] = Field(
+        default=["itc"],
+        min_length=1,
+        description="itc: contrast of pictures and texts; itm: matching with hard negatives, and mlm: masked words "
+        "(both of encoders that see picture and text together, as VLMo); bought: contrast of items that users of the "
+        "training part took together",
+    )
+    finetune_epochs: int = Field(10, ge=1, le=100000, description="passes over the pairs, at most")
+    finetune_batch_size: int = Field(256, ge=2, le=1048576, description="pairs that are contrasted with each other")
+    finetune_chunk: int = Field(
+        32, ge=1, le=65536, description="pairs encoded at once, by each process; bounds the memory, not the result"
+    )
+    finetune_validation: float = Field(
+        0.1, ge=0, le=0.5, description="share of the pairs that is held out, none of whose pictures or texts is learned"
+    )
+    finetune_select: Literal["loss", "recall"] = Field(
+        "loss", description="which epoch is kept: that of the least validation loss, or of the best R@1 both ways"
+    )
+    finetune_patience: int = Field(3, ge=1, description="epochs without a better one before training stops")
+    finetune_dir: str = Field(
+        "finetuned", description="folder of fine-tuned encoders, each under the key of its making"
+    )
+
+
+class LiveSettings(Settings):
+    """How an encoder is trained with a recommender; for paradigm: end_to_end."""
+
+    warm_start_epochs: int = Field(
+        0, ge=0, description="first epochs in which the recommender learns alone, as fast as from frozen features"
+    )
+    refresh: Annotated[str, AfterValidator(_is_rule)] = Field(
+        "epoch",
+        description="when items that the batches did not hold are encoded again. epoch: before each epoch and "
+        "evaluation; evaluation: before evaluations; steps:N: after every N steps too; never: before the test alone, "
+        "so that the best epoch is chosen by rows of different ages",
+    )
+    itc_weight: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the image-text contrastive loss of the batch's items beside the recommendation loss; "
+        "needs image and text of one encoder",
+    )
+
+
+class ResumeSettings(Settings):
+    """What a run keeps to go on after it was stopped."""
+
+    resume_dir: str = Field(
+        "",
+        description="folder of a checkpoint after each epoch; a run that finds one there goes on from it and ends as "
+        "if it had not been stopped. Empty for none",
+    )
+
+
 class RankingSettings(Settings):
     """How an evaluation ranks all items, and which implementation of the kernels computes."""
 
@@ -168,6 +229,12 @@ class RankingSettings(Settings):
         "auto",
         description="implementation of the kernels. auto: triton where it can run, else cpu, which is blockwise torch "
         "and runs on any device; reference: the mathematics, with whole matrices",
+    )
+    eval_slices: Annotated[list[Slice], BeforeValidator(_as_words)] = Field(
+        default=[],
+        description="kinds of items for which the test is evaluated once more, each by itself. cold: without a "
+        "training interaction; warm: the others; tail: the least popular that hold 20 % of the training interactions; "
+        "missing-image, missing-text, missing-fused: without that modality",
     )
 
 
@@ -226,4 +293,5 @@ def _sentence(kind: type[Settings], error: Any) -> str:
         options = str(error.get("ctx", {}).get("expected", "")).replace("'", "").replace(" or ", ", ").split(", ")
         hint = nearest(error["input"], options)
     told = error["msg"].removeprefix("Value error, ")
-    return f"{path} is {error['input']!r}: {told[0].lower()}{told[1:].removesuffix('.')}.{hint}{meaning}"
+    stop = "" if told.endswith(("?", ".")) else "."
+    return f"{path} is {error['input']!r}: {told[0].lower()}{told[1:]}{stop}{hint}{meaning}"

@@ -196,16 +196,18 @@ class Encoder(Learning):
             modality: one of the encoder's.
             inputs: B prepared pictures uint8 [3, H, W], B texts, or (fused) B pairs of the two.
         """
+        return self.forward(modality, inputs).float().cpu()
+
+    def forward(self, modality: Modality, inputs: Sequence[Any]) -> Tensor:
+        """As `embed`, but where the weights are, in their precision, and with a gradient where they have one."""
         if not inputs:
-            return torch.zeros(0, self.spec.width[modality])
+            return self._weight.new_zeros(0, self.spec.width[modality])
         if modality == "image":
-            out = self.encode_image(self._pixels(inputs))
-        elif modality == "text":
-            out = self.encode_text(self._tokens(inputs))
-        else:
-            pictures, texts = zip(*inputs, strict=True)
-            out = self.encode_pair(self._pixels(pictures), self._tokens(texts))
-        return out.float().cpu()
+            return self.encode_image(self._pixels(inputs))
+        if modality == "text":
+            return self.encode_text(self._tokens(inputs))
+        pictures, texts = zip(*inputs, strict=True)
+        return self.encode_pair(self._pixels(pictures), self._tokens(texts))
 
     def _prepared(self, image: Image.Image | Path | str) -> Tensor:
         return self.prepare_image(image) if isinstance(image, Image.Image) else self.prepare_file(Path(image))

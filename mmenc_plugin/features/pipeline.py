@@ -145,7 +145,7 @@ class Pipeline:
                 parts.append(self.encoder.embed(self.modality, inputs[start : start + self._most]))
                 start += self._most
             except (MemoryError, RuntimeError) as error:
-                if self._most == 1 or not _out_of_memory(error):
+                if self._most == 1 or not is_out_of_memory(error):
                     raise
                 self._most = max(1, min(self._most, len(inputs) - start) // 2)
                 _log.warning("out of memory: going on with batches of %d", self._most)
@@ -154,7 +154,8 @@ class Pipeline:
         return torch.cat(parts) if parts else torch.zeros(0, 1)
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch, on any device, or Python asked for memory that is not there."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return "not enough memory" in str(error) or "can't allocate memory" in str(error)  # of torch on the CPU

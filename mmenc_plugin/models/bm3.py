@@ -67,6 +67,10 @@ class BM3(MultimodalRecommender):
             nn.init.xavier_normal_(linear.weight)  # type: ignore[arg-type]
         self.graph = bipartite(*distinct(interactions), self.n_users, self.n_items)
 
+    def items_read(self, batch: TripletBatch) -> Tensor:
+        """The positives alone."""
+        return batch.positives
+
     def embed(self) -> Embeddings:
         """[U, D] and [I, D], after the predictor."""
         users, items = self._propagated()

@@ -60,7 +60,15 @@ class FREEDOM(MultimodalRecommender):
         self.edges = distinct(interactions)
         self.whole_graph = bipartite(*self.edges, self.n_users, self.n_items)
         self.pruned_graph = self.whole_graph
+        self.features_changed()
+
+    def features_changed(self) -> None:
+        """Build the graph of like items."""
         self.item_graph = self._item_graph()
+
+    def items_read(self, batch: TripletBatch) -> Tensor:
+        """Positives and negatives: the modalities' BPR losses compare them, whatever the main loss."""
+        return torch.cat([batch.positives, batch.negatives])
 
     def begin_epoch(self) -> None:
         """Draw the edges of this epoch without replacement, by chances 1 / sqrt(d_u d_i)."""

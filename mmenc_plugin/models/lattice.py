@@ -77,9 +77,13 @@ class LATTICE(MultimodalRecommender):
             self.importance = nn.Parameter(torch.zeros(len(modalities)))
         pairs = *distinct(interactions), self.n_users, self.n_items
         self.graph = bipartite(*pairs) if settings.propagation == "symmetric" else averaging(*pairs, itself=True)
-        edges = {m: nearest_items(features, m, settings.knn_k) for m in modalities}
-        self.frozen = nn.ModuleDict({m: cosine_graph(edges[m], self.n_items) for m in modalities})
+        self.features_changed()
         self.begin_epoch()
+
+    def features_changed(self) -> None:
+        """Build the graphs of the raw features."""
+        edges = {m: nearest_items(self.features, m, self.options.knn_k) for m in self.features.modalities}
+        self.frozen = nn.ModuleDict({m: cosine_graph(edges[m], self.n_items) for m in edges})
 
     def begin_epoch(self) -> None:
         """Let go of the learned graph: the first step of the epoch chooses its neighbours."""

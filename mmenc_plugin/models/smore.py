@@ -62,6 +62,10 @@ class SMORE(BehaviourAndSide):
         self.gates = nn.ModuleList([nn.Linear(width, width) for _ in views])
         self.preferences = nn.ModuleList([nn.Linear(width, width) for _ in views])
         self.dropout = nn.Dropout(settings.gate_dropout)
+        self.features_changed()
+
+    def features_changed(self) -> None:
+        """Build the graphs of like items."""
         self.item_graphs = self._item_graphs()
 
     def contents(self) -> list[Tensor]:

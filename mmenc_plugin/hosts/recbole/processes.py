@@ -1,10 +1,13 @@
-"""Repairs of RecBole's runs of several processes; `repair.REPAIRS` says where and why they are applied."""
+"""RecBole's runs of several processes, and their repairs; `repair.REPAIRS` says where and why those are applied."""
 
 from __future__ import annotations
 
 import functools
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def cpu_processes(module: Any) -> None:
@@ -73,3 +76,14 @@ def one_checkpoint(module: Any) -> None:
 def folders_of_several(module: Any) -> None:
     """Another process may make the folder between the look and the making."""
     module.ensure_dir = functools.partial(os.makedirs, exist_ok=True)
+
+
+def gathered(rows: Tensor | None, config: Any) -> list[Tensor]:
+    """What every process of the run has, in their order; where one has nothing it is left out."""
+    everywhere = [rows]
+    if not config["single_spec"]:
+        import torch.distributed as dist
+
+        everywhere = [None] * dist.get_world_size()
+        dist.all_gather_object(everywhere, rows)
+    return [part for part in everywhere if part is not None]
