@@ -14,13 +14,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mmenc_plugin.models.base import ItemFeatures, ModelSettings, MultimodalRecommender, register
-from mmenc_plugin.models.blocks.contrast import info_nce
 from mmenc_plugin.models.blocks.graph import Graph, bipartite, degrees, distinct, light_gcn
+from mmenc_plugin.models.blocks.hyperedges import Global, Pair, contrast, over_hyperedges
 from mmenc_plugin.models.blocks.losses import l2, norms
 from mmenc_plugin.models.blocks.unit import unit_rows
 from mmenc_plugin.types import Citation, Embeddings, Interactions, TripletBatch
-
-Pair = tuple[Tensor, Tensor]  # of users [U, ...] and of items [I, ...]
 
 
 class LGMRecSettings(ModelSettings):
@@ -49,7 +47,7 @@ class LGMRec(MultimodalRecommender):
 
     local: the ids' LightGCN, and each modality's projected features after the last layer of the same graph, scaled to
     length 1; a user's are the mean of their items'. global: the ids' embeddings gathered by hyperedges, to which items
-    belong by their features and users by those of their items; see `_over_hyperedges`.
+    belong by their features and users by those of their items; see `over_hyperedges`.
     """
 
     settings = LGMRecSettings
@@ -89,25 +87,25 @@ class LGMRec(MultimodalRecommender):
         rows = users[batch.users], items[batch.positives], items[batch.negatives]
         return parts | {"reg": self.options.reg_weight * penalty(*rows)}
 
-    def _contrast(self, global_: list[Pair], batch: TripletBatch) -> Tensor:
+    def _contrast(self, global_: list[Global], batch: TripletBatch) -> Tensor:
         """A user's, and an item's, global embedding by one modality against all users', or items', by another."""
         losses = [
-            info_nce(a[side][rows], b[side], self.options.temperature, rows)
+            contrast(a, b, side, rows, self.options.temperature)
             for a, b in combinations(global_, 2)
             for side, rows in enumerate((batch.users, batch.positives))
         ]
         return torch.stack(losses).sum()
 
-    def _local_and_global(self) -> tuple[Pair, list[Pair]]:
+    def _local_and_global(self) -> tuple[Pair, list[Global]]:
         """The embeddings, and for each modality what came over its hyperedges."""
         ids = light_gcn(self.graph, self.user_id.weight, self.item_id.weight, self.options.n_layers)
         projected, logits = self._mapped()
         content, belonging = self._content(projected), self._belonging(logits)
-        global_ = [self._over_hyperedges(*of_modality, ids[1]) for of_modality in belonging]
+        global_ = [over_hyperedges(*of_modality, ids[1], self.options.n_hyper_layers) for of_modality in belonging]
         users, items = (
             own
             + torch.stack([unit_rows(c[side]) for c in content]).sum(0)
-            + self.options.global_weight * unit_rows(torch.stack([g[side] for g in global_]).sum(0))
+            + self.options.global_weight * unit_rows(torch.stack([g.embeddings[side] for g in global_]).sum(0))
             for side, own in enumerate(ids)
         )
         return (users, items), global_
@@ -143,13 +141,6 @@ class LGMRec(MultimodalRecommender):
             logits = logits - self.options.noise * torch.empty_like(logits).exponential_().log()
         chosen = (logits / self.options.temperature).softmax(dim=1)
         return F.dropout(chosen, self.options.dropout, self.training)
-
-    def _over_hyperedges(self, users: Tensor, items: Tensor, embeddings: Tensor) -> Pair:
-        """[U, D] and [I, D]: hyperedges gather items' embeddings [I, D] and give to all that belong to them."""
-        for _ in range(self.options.n_hyper_layers):
-            gathered = items.T @ embeddings
-            embeddings = items @ gathered
-        return users @ gathered, embeddings
 
 
 def _split(users: Tensor, items: Tensor, n: int) -> list[Pair]:

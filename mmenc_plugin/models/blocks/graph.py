@@ -126,8 +126,10 @@ def full(tensor: Tensor) -> Tensor:
 
 def sparse_product(matrix: Tensor, x: Tensor, onto: Tensor | None = None) -> Tensor:
     """Of matrix [N, M] and x [M, D], plus `onto` [N, D] if given; in the type of its factors, under autocast too."""
-    # Written into a tensor of its own: `matrix @ x` first makes one of zeros and copies it, which takes longest.
-    out = x.new_empty(matrix.shape[0], x.shape[1]) if onto is None else onto.clone()
+    # Written into a tensor of its own: `matrix @ x` first makes one of zeros and, on the CPU, copies it, which takes
+    # several times as long as the product.
+    make = x.new_zeros if x.is_cuda else x.new_empty
+    out = make(matrix.shape[0], x.shape[1]) if onto is None else onto.clone()
     with torch.autocast(x.device.type, enabled=False):
         return torch.addmm(out, matrix, x, beta=0 if onto is None else 1, out=out)
 
