@@ -17,7 +17,8 @@ from shapes import make_shapes
 from mmenc_plugin import encoders
 from mmenc_plugin.settings import FinetuneSettings, TuningSettings
 from mmenc_plugin.training import loop
-from mmenc_plugin.training.finetune import Task, finetune
+from mmenc_plugin.training.finetune import finetune
+from mmenc_plugin.training.task import Task
 
 torch.set_num_threads(1)
 loop.SAVE_SECONDS = -1.0  # before every step
