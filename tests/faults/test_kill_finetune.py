@@ -1,4 +1,4 @@
-"""Fine-tuning killed at random moments: what is started again ends with the undisturbed weights."""
+"""Fine-tuning killed at random moments, or started twice at once: it ends with the undisturbed weights."""
 
 import json
 import sys
@@ -61,11 +61,14 @@ for moment in range(int(moments)):
         stages |= {path.name for path in output.glob("state/epoch-*")}
     assert end(start(output)) == 0
     assert digests(output) == expected, moment
+together = [start(folder / "together") for _ in range(2)]  # the second waits, and takes what the first has made
+assert [end(child) for child in together] == [0, 0]
+assert digests(folder / "together") == expected
 print(json.dumps([killed, len(stages), len(expected)]))
 """
 
 
-def test_a_process_that_is_killed_at_any_moment_does_no_harm(tiny_clip, tmp_path, python):
+def test_processes_that_are_killed_or_meet_do_no_harm(tiny_clip, tmp_path, python):
     shapes = Path(sys.modules[__name__].__file__).parents[1] / "training"
     result = python(DRIVER, tiny_clip, tmp_path, shapes, MOMENTS, OMP_NUM_THREADS="1")
     assert result.returncode == 0, result.stderr
