@@ -12,9 +12,10 @@ from mmenc_plugin import encoders
 from mmenc_plugin.errors import CheckpointError, DataError, SettingsError, TrainingError
 from mmenc_plugin.settings import FinetuneSettings, TuningSettings
 from mmenc_plugin.training import loop as loop_module
-from mmenc_plugin.training.finetune import Task, finetune
+from mmenc_plugin.training.finetune import finetune
 from mmenc_plugin.training.loop import Loop
 from mmenc_plugin.training.step import Step
+from mmenc_plugin.training.task import Task
 
 
 @pytest.fixture
