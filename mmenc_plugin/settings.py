@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -11,6 +9,8 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from mmenc_plugin.errors import SettingsError, nearest
+from mmenc_plugin.rules import refresh_rule as refresh_rule
+from mmenc_plugin.rules import tuning_scope as tuning_scope
 from mmenc_plugin.types import Modality
 
 
@@ -35,25 +35,6 @@ def _as_mapping(value: Any) -> Any:
     return yaml.safe_load(value) if isinstance(value, str) and value.startswith("{") else value
 
 
-def tuning_scope(tune: str) -> tuple[str, int]:
-    """A tuning scope taken apart: (full, 0), (head, 0), (top, N) or (lora, R).
-
-    Raises:
-        SettingsError: it is none; the message has the nearest one.
-    """
-    match = re.fullmatch(r"(full|head)|(top|lora):([1-9]\d*)", tune)
-    if match:
-        return match[1] or match[2], int(match[3] or 0)
-    word, _, number = tune.partition(":")
-    word = next(iter(difflib.get_close_matches(word.lower(), ("full", "head", "top", "lora"), 1, 0.4)), "full")
-    digits = re.sub(r"\D", "", number)
-    number = f":{int(digits) if digits.strip('0') else {'top': 2, 'lora': 8}[word]}" if word in ("top", "lora") else ""
-    raise SettingsError(
-        f"tune is '{tune}': full, head, top:N (the last N blocks of each tower, and the head) or lora:R (adapters of "
-        f"rank R) was expected, N and R whole numbers from 1 on. Did you mean '{word}{number}'?"
-    )
-
-
 def _is_scope(tune: str) -> str:
     try:
         tuning_scope(tune)
@@ -67,21 +48,6 @@ def _as_words(value: Any) -> Any:
     if isinstance(value, str) and not value.startswith("["):
         return [word.strip() for word in value.split(",") if word.strip()]
     return _as_list(value)
-
-
-def refresh_rule(refresh: str) -> tuple[str, int]:
-    """A rule for stale rows taken apart: (epoch, 0), (evaluation, 0), (never, 0) or (steps, N).
-
-    Raises:
-        SettingsError: it is none; the message has the nearest one.
-    """
-    match = re.fullmatch(r"(epoch|evaluation|never)|(steps):([1-9]\d*)", refresh)
-    if match:
-        return match[1] or match[2], int(match[3] or 0)
-    raise SettingsError(
-        "epoch, evaluation, never or steps:N was expected, N a whole number from 1 on."
-        + nearest(refresh.partition(":")[0], ("epoch", "evaluation", "never", "steps"))
-    )
 
 
 def _is_rule(refresh: str) -> str:
@@ -183,6 +149,36 @@ class TuningSettings(Settings):
     )
     autocast: Literal["none", "bfloat16"] = Field(
         "none", description="precision that an encoder computes in while it is trained; its weights stay as they are"
+    )
+
+
+Objective = Literal["itc", "itm", "mlm", "bought"]
+
+
+class FinetuneSettings(Settings):
+    """How an encoder is fine-tuned on the items' pairs of picture and text; for paradigm: finetuned."""
+
+    finetune_objectives: Annotated[list[Objective], BeforeValidator(_as_list)] = Field(
+        default=["itc"],
+        min_length=1,
+        description="itc: contrast of pictures and texts; itm: matching with hard negatives, and mlm: masked words "
+        "(both of encoders that see picture and text together, as VLMo); bought: contrast of items that users of the "
+        "training part took together",
+    )
+    finetune_epochs: int = Field(10, ge=1, le=100000, description="passes over the pairs, at most")
+    finetune_batch_size: int = Field(256, ge=2, le=1048576, description="pairs that are contrasted with each other")
+    finetune_chunk: int = Field(
+        32, ge=1, le=65536, description="pairs encoded at once, by each process; bounds the memory, not the result"
+    )
+    finetune_validation: float = Field(
+        0.1, ge=0, le=0.5, description="share of the pairs that is held out, none of whose pictures or texts is learned"
+    )
+    finetune_select: Literal["loss", "recall"] = Field(
+        "loss", description="which epoch is kept: that of the least validation loss, or of the best R@1 both ways"
+    )
+    finetune_patience: int = Field(3, ge=1, description="epochs without a better one before training stops")
+    finetune_dir: str = Field(
+        "finetuned", description="folder of fine-tuned encoders, each under the key of its making"
     )
 
 
@@ -297,4 +293,5 @@ def _sentence(kind: type[Settings], error: Any) -> str:
         options = str(error.get("ctx", {}).get("expected", "")).replace("'", "").replace(" or ", ", ").split(", ")
         hint = nearest(error["input"], options)
     told = error["msg"].removeprefix("Value error, ")
-    return f"{path} is {error['input']!r}: {told[0].lower()}{told[1:].removesuffix('.')}.{hint}{meaning}"
+    stop = "" if told.endswith(("?", ".")) else "."
+    return f"{path} is {error['input']!r}: {told[0].lower()}{told[1:]}{stop}{hint}{meaning}"

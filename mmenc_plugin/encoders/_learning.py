@@ -98,7 +98,12 @@ class Learning(nn.Module):
         return f"{cls.family}:{cls.local}{folder.resolve()}"
 
     def weights_digest(self) -> str:
-        """The sha256 of the weights as they are now, as the spec of an encoder built from them has it."""
+        """The sha256 of the weights as they are now, as the spec of an encoder built from them has it.
+
+        Raises:
+            SettingsError: the family has no parameters.
+        """
+        self._need_parameters()
         return weights_digest(self._network)
 
     def write(self, folder: Path) -> None:

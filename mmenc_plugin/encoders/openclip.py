@@ -1,6 +1,11 @@
 """openclip: CLIP and its kin through OpenCLIP, any architecture and weights it knows.
 
 Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision".
+
+To the architectures that OpenCLIP lists two small ones are added, for pictures of 64 pixels and texts of 32 tokens:
+ViT-Ti-8-64 (four blocks of width 128 for pictures, three for texts) and ViT-S-8-64 (six and four of width 256).
+Nobody publishes weights for them: they are there to be trained from random ones (openclip:ViT-Ti-8-64/random), or
+built from your own.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from mmenc_plugin.models.base import ItemFeatures, ModelSettings, MultimodalReco
 from mmenc_plugin.models.blocks.contrast import info_nce
 from mmenc_plugin.models.blocks.graph import Graph, bipartite, degrees, distinct, light_gcn
 from mmenc_plugin.models.blocks.losses import l2, norms
+from mmenc_plugin.models.blocks.unit import unit_rows
 from mmenc_plugin.types import Citation, Embeddings, Interactions, TripletBatch
 
 Pair = tuple[Tensor, Tensor]  # of users [U, ...] and of items [I, ...]
@@ -104,8 +105,8 @@ class LGMRec(MultimodalRecommender):
         global_ = [self._over_hyperedges(*of_modality, ids[1]) for of_modality in belonging]
         users, items = (
             own
-            + torch.stack([F.normalize(c[side], dim=1) for c in content]).sum(0)
-            + self.options.global_weight * F.normalize(torch.stack([g[side] for g in global_]).sum(0), dim=1)
+            + torch.stack([unit_rows(c[side]) for c in content]).sum(0)
+            + self.options.global_weight * unit_rows(torch.stack([g[side] for g in global_]).sum(0))
             for side, own in enumerate(ids)
         )
         return (users, items), global_

@@ -41,6 +41,8 @@ def add_adapters(encoder: Encoder, rank: int, places: Callable[[], Mapping[str, 
         peft = importlib.import_module("peft")
     except ImportError as error:
         raise MissingExtraError("tune: lora", "train", error) from error
+    if not places():
+        return []
     for name in _layers(encoder, places(), nn.MultiheadAttention):
         attention = encoder.get_submodule(name)
         if SplitAttention.fits(attention):
@@ -51,7 +53,11 @@ def add_adapters(encoder: Encoder, rank: int, places: Callable[[], Mapping[str, 
         peft.LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, target_modules=targets), encoder
     )
     encoder.eval()
-    return [name for name, _ in encoder.named_parameters() if ".lora_" in name]
+    adapters = {name: parameter for name, parameter in encoder.named_parameters() if ".lora_" in name}
+    for parameter in adapters.values():
+        if parameter.dtype == torch.bfloat16:  # of an encoder with coarse weights, beside which they learn all the same
+            parameter.data = parameter.data.float()
+    return list(adapters)
 
 
 def fold_adapters(encoder: Encoder) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -60,7 +61,7 @@ class SplitAttention(nn.Module):
             key: the same tensor.
             value: the same tensor.
             need_weights: must be False.
-            attn_mask: added to the logits [L, L], or False where a place is not seen.
+            attn_mask: [L, L], added to the logits, or True where a place is not seen.
 
         Raises:
             NotImplementedError: attention to other tokens, or its weights are asked for.
@@ -69,6 +70,8 @@ class SplitAttention(nn.Module):
             raise NotImplementedError("adapters work on self-attention whose weights are not asked for")
         x = query if self.batch_first else query.transpose(0, 1)
         q, k, v = self.in_proj(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            attn_mask = ~attn_mask  # the function below has it the other way round
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
         out = self.out_proj(out.transpose(1, 2).flatten(2))
         return (out if self.batch_first else out.transpose(0, 1)), None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -27,6 +28,8 @@ class EncodingStep:
         inputs: of each modality, what the encoder takes; repeated where a step wants more.
         device: of the encoders.
         autocast: none or bfloat16.
+        parts: batches in which a step's items are encoded before their one backward pass, where the gradient of a
+            matrix is summed from the batches'. More than 3 take no more memory than 3.
     """
 
     def __init__(
@@ -35,14 +38,21 @@ class EncodingStep:
         inputs: Mapping[Modality, Sequence[Any]],
         device: torch.device,
         autocast: str = "none",
+        parts: int = 1,
     ) -> None:
         self.encoders, self.inputs, self.device, self.autocast = encoders, inputs, device, autocast
+        self.parts = min(parts, 3)
 
     def forward(self, items: int) -> list[Tensor]:
-        """Features [B, D] of each modality."""
+        """Features of each modality and part."""
         rounded = torch.autocast(self.device.type, torch.bfloat16) if self.autocast != "none" else nullcontext()
+        bounds = [items * part // self.parts for part in range(self.parts + 1)]
         with rounded:
-            return [encoder(m, self._some(m, items)) for m, encoder in self.encoders.items()]
+            return [
+                encoder(m, self._some(m, stop - start))
+                for m, encoder in self.encoders.items()
+                for start, stop in pairwise(bounds)
+            ]
 
     def train(self, items: int) -> None:
         """Forward and backward."""

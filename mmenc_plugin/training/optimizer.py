@@ -66,7 +66,7 @@ def rate(step: int, steps: int, settings: TuningSettings) -> float:
         return (step + 1) / (rising + 1)
     if settings.schedule == "constant":
         return 1.0
-    done = min(1.0, (step - rising) / max(1, steps - rising))
+    done = (step - rising) / (steps - rising) if step < steps else 1.0
     return 1 - done if settings.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
 
 

@@ -23,7 +23,7 @@ from mmenc_plugin.training.tuning import apply_tuning
 from mmenc_plugin.types import Modality, TripletBatch
 
 Encoders = Mapping[Modality, Encoder]
-PROBE = 4  # items of the first measurement of an encoder; the second has twice as many
+PROBE = 6  # items of the first measurement of an encoder; the second has twice as many
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,9 @@ class Run:
         finetune: settings.
         live: settings.
         encoders: of each modality that is encoded, on the device; the same object for modalities of one encoder.
-        inputs: of each modality, what a few items give the encoder.
+        learning: of each modality that the encoders' training encodes; fine-tuning contrasts image and text, whatever
+            the recommender has.
+        inputs: of each of these modalities, what a few items give the encoder.
         preparing: seconds to prepare one item's pictures.
         left: of each modality, the contents that the feature store lacks.
         n_items: I, without a padding row.
@@ -63,6 +65,7 @@ class Run:
     finetune: FinetuneSettings
     live: LiveSettings
     encoders: Encoders
+    learning: Encoders
     inputs: Mapping[Modality, Sequence[Any]]
     preparing: float
     left: Mapping[Modality, int]
@@ -106,8 +109,9 @@ class _Planner:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.recommender = recommender_cost(run.model, run.batches, run.device, run.k)
-        self.trains = run.features.paradigm != "frozen" and bool(run.encoders)
+        self.trains = run.features.paradigm != "frozen" and bool(run.learning)
         self.encoding = {m: self._cost({m: encoder}, "none", False) for m, encoder in run.encoders.items()}
+        self.again = {m: self.encoding.get(m) or self._cost({m: e}, "none", False) for m, e in run.learning.items()}
 
     def plan(self) -> Plan:
         """The whole."""
@@ -154,7 +158,7 @@ class _Planner:
         items = self._distinct(size)
         kept = cost.bytes(min(items, run.features.encoder_batch_size) if again else items)
         kept += 2 * items * self._input_bytes() + self.recommender.step_bytes  # pictures of this step and the next
-        encoding = cost.seconds(items) + (sum(c.seconds(items) for c in self.encoding.values()) if again else 0.0)
+        encoding = cost.seconds(items) + (sum(c.seconds(items) for c in self.again.values()) if again else 0.0)
         seconds = self._prepared(encoding, items) + self.recommender.step_seconds * size / run.batch_size
         steps = math.ceil(run.steps * run.batch_size / size) * run.joint_epochs
         memory = Memory.of([*learner.encoders.values(), run.model], run.learner, kept)
@@ -165,7 +169,7 @@ class _Planner:
         settings, cost = self.run.finetune, learner.cost
         batch = settings.finetune_batch_size
         chunk = min(batch, size or settings.finetune_chunk)
-        first = sum(c.seconds(chunk) for c in self.encoding.values()) if chunk < batch else 0.0
+        first = sum(c.seconds(chunk) for c in self.again.values()) if chunk < batch else 0.0
         seconds = self._prepared((cost.seconds(chunk) + first) * batch / chunk, batch)
         steps = math.ceil(self.run.n_items * (1 - settings.finetune_validation) / batch) * settings.finetune_epochs
         memory = Memory.of(learner.encoders.values(), "adamw", cost.bytes(chunk) + batch * self._input_bytes())
@@ -174,6 +178,8 @@ class _Planner:
     def _extraction(self, contents: Mapping[Modality, float], name: str) -> list[Stage]:
         size, stages = self.run.features.encoder_batch_size, []
         for m, n in contents.items():
+            if m not in self.encoding:  # its encoder brings the features
+                continue
             cost = self.encoding[m]
             seconds = self._prepared(cost.seconds(size), size if m != "text" else 0)
             memory = Memory.of([self.run.encoders[m]], "sgd", cost.bytes(size))
@@ -209,15 +215,23 @@ class _Planner:
 
     def _learner(self, tuning: TuningSettings) -> _Learner:
         """A copy of the encoders that learns as the settings say, and what its steps take."""
-        encoders = copy.deepcopy(dict(self.run.encoders))
+        encoders = _copies(self.run.learning)
         for encoder in {id(e): e for e in encoders.values()}.values():
-            apply_tuning(encoder, tuning.tune, {m for m, e in encoders.items() if e is encoder})
-            if self.run.features.paradigm == "finetuned":  # end to end, whole batches are computed again: see `_joint`
+            uses: set[str] = {m for m, e in encoders.items() if e is encoder}
+            finetuned = self.run.features.paradigm == "finetuned"
+            apply_tuning(encoder, tuning.tune, uses | {"itc"} if finetuned else uses)
+            if finetuned:  # end to end, whole batches are computed again: see `_joint`
                 encoder.set_gradient_checkpointing(tuning.gradient_checkpointing)
         return _Learner(encoders, self._cost(encoders, tuning.autocast, True), tuning)
 
+    def _parts(self) -> int:
+        """Encoder batches that share a backward pass."""
+        if self.run.features.paradigm == "finetuned":
+            return 1
+        return math.ceil(self._distinct(self.run.batch_size) / self.run.features.encoder_batch_size)
+
     def _cost(self, encoders: Encoders, autocast: str, trains: bool) -> Cost:
-        step = EncodingStep(encoders, self.run.inputs, self.run.device, autocast)
+        step = EncodingStep(encoders, self.run.inputs, self.run.device, autocast, self._parts() if trains else 1)
         return step.cost(step.train if trains else step.encode, PROBE)
 
     def _distinct(self, size: int) -> float:
@@ -251,6 +265,13 @@ class _Planner:
         later = [f"all {run.n_items:,} items are encoded once, when the encoder is fine-tuned"]
         now = [f"{m}: {n:,} of {run.n_items:,} items have to be encoded" for m, n in run.left.items()]
         return {"frozen": now, "finetuned": later, "end_to_end": joint}[run.features.paradigm]
+
+
+def _copies(encoders: Encoders) -> dict[Modality, Encoder]:
+    """Copies of the networks; what else encoders have, as large tokenizers, is shared."""
+    of_module = vars(torch.nn.Module())
+    shared = [v for e in encoders.values() for name, v in vars(e).items() if name not in of_module]
+    return copy.deepcopy(dict(encoders), {id(value): value for value in shared})
 
 
 def _words(way: Mapping[str, Any]) -> dict[str, str]:

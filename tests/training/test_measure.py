@@ -54,9 +54,7 @@ def test_a_line_through_two_sizes_gives_the_bytes_of_a_third(recomputed):
     with peak(CPU, [t for p in there for t in (p, p.grad) if t is not None]) as found:
         step(64)
     assert line.bytes(64) == pytest.approx(found.bytes, rel=0.01)
-    assert line.bytes_an_item >= 5 * ROW  # of each block's output, at least
-    plain = cost(lambda n: net(x[:n]).sum().backward(), CPU, 8, there, repeats=1)
-    assert recomputed == (line.bytes_an_item < plain.bytes_an_item + ROW)
+    assert line.bytes_an_item >= 5 * ROW  # of the input and each block's output, at least
 
 
 def test_a_cost_is_a_line():

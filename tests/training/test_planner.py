@@ -53,7 +53,8 @@ class Shop:
             "features": FeatureSettings(paradigm=paradigm, encoder_batch_size=8),
             "tuning": TuningSettings(**(tuning or {})), "live": LiveSettings(**(live or {})),
             "finetune": FinetuneSettings(finetune_batch_size=16, finetune_chunk=4, finetune_epochs=3),
-            "encoders": built, "inputs": inputs, "preparing": preparing, "left": {"image": 20, "text": 0},
+            "encoders": built, "learning": built, "inputs": inputs, "preparing": preparing,
+            "left": {"image": 20, "text": 0},
             "n_items": N, "model": model, "batches": self.batches, "batch_size": BATCH, "steps": 4, "epochs": 10,
             "evaluations": 5, "learner": "adam", "k": 10,
         }  # fmt: skip
@@ -149,6 +150,14 @@ def test_stages_of_a_run_that_fine_tunes(shop):
     ]  # fmt: skip
 
 
+def test_fine_tuning_contrasts_texts_too_where_only_pictures_are_recommended_by(shop):
+    run = shop.run("finetuned")
+    plan = make_plan(replace(run, encoders={"image": run.encoders["image"]}))
+    assert [s.name for s in plan.stages][:3] == ["fine-tune the encoder", "encode image", "train the recommender"]
+    text = next(part for part in plan.parts if part.name.endswith(", text"))
+    assert text.trained == text.all > 0
+
+
 def test_what_fits_has_no_other_settings(shop):
     plan = make_plan(shop.run())
     assert plan.fits
@@ -157,13 +166,14 @@ def test_what_fits_has_no_other_settings(shop):
 
 
 def test_settings_that_take_less_are_measured_where_it_does_not_fit(shop):
-    whole = make_plan(shop.run())
+    scope = {"tune": "top:1"}  # whose fixed part is small
+    whole = make_plan(shop.run(tuning=scope))
     fixed = whole.largest.memory.total - whole.largest.memory.activations
-    plan = make_plan(shop.run(free=fixed + whole.largest.memory.activations / 3))
+    plan = make_plan(shop.run(tuning=scope, free=fixed + whole.largest.memory.activations / 3))
     assert not plan.fits
     options = {", ".join(f"{k}: {v}" for k, v in option.settings.items()): option.stage for option in plan.options}
     *single, last = options
-    assert single == ["gradient_checkpointing: true", "autocast: bfloat16", "tune: lora:8", "tune: top:2", "tune: head"]
+    assert single == ["gradient_checkpointing: true", "autocast: bfloat16", "tune: head"]
     assert options["gradient_checkpointing: true"].memory.activations < whole.largest.memory.activations / 2
     assert options["tune: head"].memory.total < whole.largest.memory.total
     assert last.startswith("train_batch_size: ")
@@ -190,7 +200,7 @@ def test_a_setting_that_is_there_is_not_proposed(shop):
 
 
 def test_encoders_that_bring_features_have_nothing_to_train(shop):
-    plan = make_plan(shop.run("frozen", encoders={}, inputs={}, preparing=0.0, left={"image": 0}))
+    plan = make_plan(shop.run("frozen", encoders={}, learning={}, inputs={}, preparing=0.0, left={"image": 0}))
     assert [part.name for part in plan.parts] == ["recommender"]
     assert [s.name for s in plan.stages] == ["train the recommender", "evaluations"]
 

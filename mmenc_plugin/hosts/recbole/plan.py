@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -46,13 +45,14 @@ def _run_of(config: Any) -> Run:
     device = torch.device(config["device"])
     free = free_memory(device)
     init_seed(config["seed"], config["reproducibility"])
-    logging.getLogger().setLevel(logging.WARNING)
     dataset = create_dataset(config)
     train_data = data_preparation(config, dataset)[0]
     features, items = feature_settings(config), items_of(config)
     built = _encoders(features, device)
     made = {m: encoder for m, encoder in built.items() if not encoder.ready}
-    inputs, preparing = sample_inputs(items, made, PictureOptions(features.encoder_workers).threads())
+    learning = _contrasted(made) if features.paradigm == "finetuned" else made
+    threads = PictureOptions(features.encoder_workers).threads()
+    inputs, preparing = sample_inputs(items, {**learning, **made}, threads)
     store, size = Path(features.feature_dir), features.encoder_batch_size
     steps, evaluates = len(train_data), config["eval_step"] > 0
     return Run(
@@ -65,6 +65,7 @@ def _run_of(config: Any) -> Run:
         finetune=settings_of(config, FinetuneSettings),
         live=settings_of(config, LiveSettings),
         encoders=made,
+        learning=learning,
         inputs=inputs,
         preparing=preparing,
         left={m: left_to_encode(items, encoder, m, store, size) for m, encoder in built.items()},
@@ -86,6 +87,12 @@ def _encoders(features: FeatureSettings, device: torch.device) -> dict[Modality,
     uris = {m: features.uri(m) for m in features.modalities}
     built = {uri: encoders.build(uri, device, *kinds) for uri in dict.fromkeys(uris.values())}
     return {m: built[uri] for m, uri in uris.items()}
+
+
+def _contrasted(built: dict[Modality, encoders.Encoder]) -> dict[Modality, encoders.Encoder]:
+    """What fine-tuning encodes: picture and text of each encoder that takes both."""
+    both: tuple[Modality, ...] = ("image", "text")
+    return {m: encoder for encoder in built.values() if encoder.modalities.issuperset(both) for m in both}
 
 
 def _model(config: Any, dataset: Any, built: dict[Modality, encoders.Encoder]) -> MultimodalRecommender:

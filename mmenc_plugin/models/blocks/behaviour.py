@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmenc_plugin.models.base import ItemFeatures, ModelSettings, MultimodalRecommender
 from mmenc_plugin.models.blocks.contrast import info_nce
-from mmenc_plugin.models.blocks.graph import bipartite, distinct, light_gcn, of_users
+from mmenc_plugin.models.blocks.graph import bipartite, distinct, mean_of_layers, of_users
 from mmenc_plugin.models.blocks.losses import l2
 from mmenc_plugin.types import Embeddings, Interactions, TripletBatch
 
@@ -72,7 +72,8 @@ class BehaviourAndSide(MultimodalRecommender):
         return torch.cat([self.user_graph(items), items])
 
     def _views(self) -> tuple[Tensor, Tensor]:
-        behaviour = torch.cat(light_gcn(self.graph, self.user_id.weight, self.item_id.weight, self.shared.n_layers))
+        nodes = torch.cat([self.user_id.weight, self.item_id.weight])
+        behaviour = mean_of_layers(self.graph, nodes, self.shared.n_layers)
         return behaviour, self.side(behaviour)
 
     def _split(self, both: Tensor) -> Embeddings:
