@@ -21,6 +21,7 @@ from mmenc_plugin.encoders import Encoder
 from mmenc_plugin.errors import CheckpointError, MediaError, some
 from mmenc_plugin.features.pictures import PictureSource, picture_threads
 from mmenc_plugin.training.loop import Loop
+from mmenc_plugin.training.memory import advising, finetune_ways
 from mmenc_plugin.training.networks import DualNetwork, check_shared_space, network_of
 from mmenc_plugin.training.pairs import Pairs, read_pairs
 from mmenc_plugin.training.saving import save_encoder
@@ -90,7 +91,8 @@ def _train(
         apply_tuning(encoder, task.tuning.tune, uses)
     encoder.set_gradient_checkpointing(task.tuning.gradient_checkpointing)
     loop = Loop(task, network, pairs, bought_of(task, pairs), team, folder / "state", made)
-    report = {"made_of": made, "base": task.base, **loop.run()}
+    with advising(*_step_of(task)):
+        report = {"made_of": made, "base": task.base, **loop.run()}
     if team.speaks:
         encoder.set_gradient_checkpointing(False)
         save_encoder(encoder, folder / ENCODER, report)
@@ -98,6 +100,13 @@ def _train(
         loop.forget()
     team.wait()
     return report
+
+
+def _step_of(task: Task) -> tuple[str, str, list[str]]:
+    """A step in words, its device, and the settings that would need less memory."""
+    chunk, size = task.settings.finetune_chunk, task.settings.finetune_batch_size
+    ways = finetune_ways({**task.settings.model_dump(), **task.tuning.model_dump()})
+    return f"a fine-tuning step of {size} pairs, {chunk} at once,", task.device, ways
 
 
 @contextmanager
