@@ -56,12 +56,14 @@ class Interactions:
         items: [N] item rows, int64.
         n_users: U, the padding row included where the host has one.
         n_items: I, likewise.
+        padding_row: whether row 0 is no user and no item (RecBole).
     """
 
     users: Tensor
     items: Tensor
     n_users: int
     n_items: int
+    padding_row: bool = False
 
 
 @dataclass(frozen=True)

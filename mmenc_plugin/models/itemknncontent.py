@@ -15,15 +15,16 @@ from torch import Tensor
 
 from mmenc_plugin.kernels.checks import CSR
 from mmenc_plugin.kernels.knn_graph import knn_graph
-from mmenc_plugin.models.base import ItemFeatures, ModelSettings, MultimodalRecommender, register
+from mmenc_plugin.models.base import ItemFeatures, MultimodalRecommender, register
 from mmenc_plugin.models.blocks.graph import Graph, distinct
 from mmenc_plugin.models.blocks.item_graph import shares
+from mmenc_plugin.settings import OwnLossSettings
 from mmenc_plugin.types import Citation, Embeddings, Interactions, Neighbours, TopK, TripletBatch
 
 _CELLS = 16_000_000  # scores that `topk` holds at once
 
 
-class ItemKNNContentSettings(ModelSettings):
+class ItemKNNContentSettings(OwnLossSettings):
     """Settings of ItemKNNContent, which has no embeddings and no penalty."""
 
     knn_k: int = Field(

@@ -18,7 +18,7 @@ from mmenc_plugin.models.base import ItemFeatures, ModelSettings, MultimodalReco
 from mmenc_plugin.models.blocks.branches import Branches
 from mmenc_plugin.models.blocks.contrast import info_nce
 from mmenc_plugin.models.blocks.graph import Graph, bipartite, distinct
-from mmenc_plugin.models.blocks.losses import bpr, l2
+from mmenc_plugin.models.blocks.losses import l2
 from mmenc_plugin.types import Citation, Embeddings, Interactions, Modality, TripletBatch
 
 
@@ -87,6 +87,11 @@ class MMGCL(MultimodalRecommender):
             kept = self._some(self.n_users)[users] & self._some(self.n_items)[items]
             self.fewer_nodes = self._graph(kept)
 
+    def items_read(self, batch: TripletBatch) -> Tensor:
+        """The positives, and the negatives where a part of the loss reads them."""
+        both = torch.cat([batch.positives, batch.negatives])
+        return both if self.options.challenging else super().items_read(batch)
+
     def embed(self) -> Embeddings:
         """[U, D] and [I, D]."""
         return Embeddings(*self.branches.fuse(*self._propagated(self.graph)))
@@ -94,8 +99,8 @@ class MMGCL(MultimodalRecommender):
     def loss(self, batch: TripletBatch) -> dict[str, Tensor]:
         """BPR, the contrastive losses, and the L2 penalty if it has a weight."""
         whole = self._propagated(self.graph)
-        ranking = bpr(Embeddings(*self.branches.fuse(*whole)), batch)
-        parts = {"bpr": ranking, "contrast": self.options.contrast_weight * self._contrast(whole, batch)}
+        parts = self.ranking_loss(Embeddings(*self.branches.fuse(*whole)), batch)
+        parts["contrast"] = self.options.contrast_weight * self._contrast(whole, batch)
         if self.options.reg_weight:
             ids = (
                 self.branches.user_id(batch.users),

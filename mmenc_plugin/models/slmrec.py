@@ -13,15 +13,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mmenc_plugin.kernels import score_loss
-from mmenc_plugin.models.base import ItemFeatures, ModelSettings, MultimodalRecommender, register
+from mmenc_plugin.models.base import ItemFeatures, MultimodalRecommender, register
 from mmenc_plugin.models.blocks.branches import Branches
 from mmenc_plugin.models.blocks.contrast import info_nce
 from mmenc_plugin.models.blocks.graph import bipartite, distinct
 from mmenc_plugin.models.blocks.losses import l2
+from mmenc_plugin.settings import OwnLossSettings
 from mmenc_plugin.types import Citation, Embeddings, Interactions, TripletBatch
 
 
-class SLMRecSettings(ModelSettings):
+class SLMRecSettings(OwnLossSettings):
     """Settings of SLMRec."""
 
     reg_weight: float = Field(
@@ -62,6 +63,10 @@ class SLMRec(MultimodalRecommender):
         self.spaces = nn.ModuleList()
         if settings.task == "FAC":
             self.spaces.extend(_spaces(settings.embedding_size, len(features.modalities)))
+
+    def items_read(self, batch: TripletBatch) -> Tensor:
+        """The positives alone."""
+        return batch.positives
 
     def embed(self) -> Embeddings:
         """[U, D] and [I, D]; the authors' sigmoid of the scores changes no ranking and is left out."""

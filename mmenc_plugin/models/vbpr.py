@@ -12,9 +12,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mmenc_plugin.models.base import ItemFeatures, ModelSettings, MultimodalRecommender, register
-from mmenc_plugin.models.blocks.losses import bpr, l2
-from mmenc_plugin.models.blocks.projection import ModalityProjection
-from mmenc_plugin.types import Citation, Embeddings, Interactions, Modality, TripletBatch
+from mmenc_plugin.models.blocks.losses import l2
+from mmenc_plugin.models.blocks.projection import ModalityProjection, project_rows
+from mmenc_plugin.types import Citation, Embeddings, Interactions, TripletBatch
 
 
 class VBPRSettings(ModelSettings):
@@ -62,27 +62,27 @@ class VBPR(MultimodalRecommender):
         return Embeddings(users, items, bias.squeeze(1))
 
     def loss(self, batch: TripletBatch) -> dict[str, Tensor]:
-        """BPR, and the L2 penalty of the embeddings in the batch."""
-        size = len(batch.users)
-        taken = torch.cat([batch.positives, batch.negatives])
+        """The ranking loss, and the L2 penalty of the embeddings in the batch."""
+        read = self.ranking_loss.items(batch)
+        rows = torch.cat([batch.positives, batch.negatives]) if read is None else read
         users = torch.cat([self.user_id(batch.users), self.user_content(batch.users)], dim=1)
-        item_ids, item_bias = self.item_id(taken), self.item_bias(taken).squeeze(1)
-        content, content_bias = self._content(taken)
-        items = torch.cat([item_ids, content], dim=1)
-        rows = torch.arange(2 * size, device=users.device)
-        within = TripletBatch(rows[:size], rows[:size], rows[size:])
+        item_ids, item_bias = self.item_id(rows), self.item_bias(rows).squeeze(1)
+        if read is None:
+            embeddings = self.embed()
+        else:
+            content, content_bias = self._content(read)
+            embeddings = Embeddings(users, torch.cat([item_ids, content], dim=1), item_bias + content_bias)
+        main = self.ranking_loss(embeddings, batch, gathered=read is not None)
         penalty = self.reg_weight * l2(users, item_ids, item_bias)
         if self.projection_reg:
             weights = [*self.projection.parameters(), *self.content_bias.parameters()]
             penalty = penalty + self.projection_reg * sum(w.square().sum() for w in weights) / 2
-        return {"bpr": bpr(Embeddings(users, items, item_bias + content_bias), within), "reg": penalty}
+        return main | {"reg": penalty}
 
     def _content(self, items: Tensor) -> tuple[Tensor, Tensor]:
-        """E f_i [N, D] and beta' . f_i [N] of item rows [N], whose features are gathered once for both."""
-        parts = [
-            (matrix(rows), self.content_bias.matrices[modality](rows))
-            for modality, matrix in self.projection.matrices.items()
-            for rows in [self.features.rows(cast(Modality, modality), items)]
-        ]
-        content, bias = (sum(part[1:], start=part[0]) for part in zip(*parts, strict=True))
-        return content, bias.squeeze(1)
+        """E f_i [N, D] and beta' . f_i [N] of item rows [N]: one matrix, so that features are read once for both."""
+        both = torch.zeros((), device=items.device)
+        for m in self.features.modalities:
+            weight = torch.cat([self.projection.weight(m), self.content_bias.weight(m)])
+            both = both + project_rows(self.features, m, items, weight)
+        return both[:, :-1], both[:, -1]

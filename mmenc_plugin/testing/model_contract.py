@@ -21,6 +21,7 @@ from torch import Tensor
 from mmenc_plugin import models
 from mmenc_plugin.errors import SettingsError
 from mmenc_plugin.models import MultimodalRecommender
+from mmenc_plugin.settings import OwnLossSettings
 from mmenc_plugin.testing import samples
 from mmenc_plugin.testing.samples import Checkerboard, checkerboard
 from mmenc_plugin.types import Embeddings, Modality
@@ -208,11 +209,20 @@ class ModelContract:
         model = self.build(data)
         if model.learns:
             samples.train(model, data, self.steps, self.learning_rate)
-        users = torch.arange(1, data.interactions.n_users)
-        offsets, seen = data.excluded
-        with torch.no_grad():
-            best = model.topk(users, 1, exclude=(offsets[1:] - offsets[1], seen[offsets[1] :])).ids[:, 0]
-        assert data.held_out[users, best].double().mean() >= 0.9
+        assert samples.found(model, data) >= 0.9
+
+    @pytest.mark.parametrize("loss_type", ["in_batch", "CE"])
+    def test_it_learns_with_each_loss_or_refuses_it(self, loss_type: str) -> None:
+        """`loss_type` names the main part of the loss, as `ranking_loss` does, or the settings do not take it."""
+        data = checkerboard()
+        if issubclass(models.registry.get(self.model).settings, OwnLossSettings):
+            with pytest.raises(SettingsError, match=f"loss_type is '{loss_type}'"):
+                self.build(data, loss_type=loss_type)
+            return
+        model = self.build(data, loss_type=loss_type)
+        assert loss_type.lower() in model.loss(data.batch(torch.Generator().manual_seed(0)))
+        samples.train(model, data, self.steps // 3, self.learning_rate)
+        assert samples.found(model, data) >= 0.9
 
     def test_settings_are_closed_bounded_and_described(self) -> None:
         """No key but its own, a sentence for each, and no number without a bound."""

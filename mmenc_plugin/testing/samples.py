@@ -121,7 +121,7 @@ def checkerboard(modalities: Sequence[Modality] = ("image", "text"), n: int = 24
         present = rows > (1 if modality == "image" else 0)
         tables[modality] = AlignedFeatures(values * present[:, None], present)
     users, items = seen.nonzero().unbind(1)
-    interactions = Interactions(users, items, n_users=n + 1, n_items=n + 1)
+    interactions = Interactions(users, items, n_users=n + 1, n_items=n + 1, padding_row=True)
     return Checkerboard(FrozenFeatures(tables), interactions, seen, taste & ~seen)
 
 
@@ -156,6 +156,15 @@ def train(model: MultimodalRecommender, data: Checkerboard, steps: int, learning
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     model.eval()
+
+
+def found(model: MultimodalRecommender, data: Checkerboard) -> float:
+    """The share of the users whose best unseen item is one of those held out."""
+    users = torch.arange(1, data.interactions.n_users)
+    offsets, seen = data.excluded
+    with torch.no_grad():
+        best = model.topk(users, 1, exclude=(offsets[1:] - offsets[1], seen[offsets[1] :])).ids[:, 0]
+    return data.held_out[users, best].double().mean().item()
 
 
 def beyond(constraints: Sequence[Any]) -> list[float]:

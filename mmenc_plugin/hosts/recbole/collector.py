@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +14,12 @@ from torch import Tensor
 
 from mmenc_plugin.errors import SettingsError
 from mmenc_plugin.hosts.recbole.factors import Factors
-from mmenc_plugin.hosts.recbole.ranking_lists import row_numbers, rows_of
+from mmenc_plugin.hosts.recbole.processes import gathered
+from mmenc_plugin.hosts.recbole.ranked import Kept, hits, mean_ranks, ranks_in
 from mmenc_plugin.kernels import score_topk
 from mmenc_plugin.kernels.checks import CSR
+from mmenc_plugin.kernels.csr import make_csr, row_numbers, rows_of
 from mmenc_plugin.kernels.dispatch import Scorer
-from mmenc_plugin.types import TargetRanks
 
 _MADE_HERE = {"rec.items", "rec.topk", "rec.meanrank"}
 _OF_THE_DATA = {"data.num_items", "data.num_users", "data.count_items", "data.count_users"}
@@ -56,21 +58,32 @@ class RankingCollector(Collector):
 
     Attributes:
         hindrance: why the metrics of the settings cannot be made here, or None.
+        kept: where the ranking of each user is put down for the slices of the test, if anywhere.
     """
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.pieces: dict[str, list[Tensor]] = defaultdict(list)
-        needs = {need: metric for metric in self.register.metrics for need in metric_information[metric]}
-        foreign = [need for need in needs if need not in _MADE_HERE | _OF_THE_DATA]
-        self.hindrance = f"the metric {needs[foreign[0]]} needs '{foreign[0]}'" if foreign else None
+        self.kept: Kept | None = None
+        self.hindrance = foreign_need(self.register.metrics)
 
     def eval_batch_collect(self, scores_tensor: Any, interaction: Any, positive_u: Any, positive_i: Any) -> None:
         """See RecBole; `scores_tensor` may be a `RankingBatch`, and the positives then stand in it."""
         if isinstance(scores_tensor, RankingBatch):
             self._rank(scores_tensor)
-        else:
-            super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
+            return
+        super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
+        if self.kept is not None:
+            pairs = torch.sort(positive_u * scores_tensor.shape[1] + positive_i).values.to(scores_tensor.device)
+            self._keep(interaction[self.config["USER_ID_FIELD"]], scores_tensor, pairs)
+
+    def _keep(self, users: Tensor, scores: Tensor, pairs: Tensor) -> None:
+        """Put down what RecBole's way found; `pairs` are row * I + item of what is to be found, rising."""
+        n_items = scores.shape[1]
+        positives = make_csr(pairs // n_items, pairs % n_items, len(users))
+        ranks = ranks_in(scores, positives) if self.register.need("rec.meanrank") else None
+        best, left = scores.topk(max(self.topk)).indices, (scores > -torch.inf).sum(1)
+        self.kept.add(users, best, left, positives, ranks)  # type: ignore[union-attr]
 
     def _rank(self, batch: RankingBatch) -> None:
         k, device = max(self.topk), batch.factors.items.device
@@ -83,13 +96,19 @@ class RankingCollector(Collector):
             targets=positives if self.register.need("rec.meanrank") else None, scorer=batch.scorer,
         )  # fmt: skip
         if self.register.need("rec.topk"):
-            self.pieces["rec.topk"].append(_hits(found.ids, positives, batch.n_items))
+            self.pieces["rec.topk"].append(hits(found.ids, positives, batch.n_items))
+        items = found.ids
+        if self.register.need("rec.items") or self.kept is not None:
+            items = _filled(items, users, batch.factors, masked)
         if self.register.need("rec.items"):
-            self.pieces["rec.items"].append(_filled(found.ids, users, batch.factors, masked))
+            self.pieces["rec.items"].append(items)
+        left, ranks = batch.n_items - masked[0].diff(), None
         if found.ranks is not None:
-            left = batch.n_items - masked[0].diff()
             precision = torch.promote_types(batch.factors.items.dtype, torch.float32)  # that of the scores, as theirs
-            self.pieces["rec.meanrank"].append(_mean_ranks(found.ranks, positives[0], left).to(precision))
+            ranks = (1 + found.ranks.above + found.ranks.tied.double() / 2).to(precision)
+            self.pieces["rec.meanrank"].append(mean_ranks(ranks, positives[0], left))
+        if self.kept is not None:
+            self.kept.add(batch.users, items, left, positives, ranks)
 
     def get_data_struct(self) -> Any:
         """See RecBole."""
@@ -107,26 +126,18 @@ class RankingCollector(Collector):
     def _joined(self, name: str) -> Tensor:
         """All users' rows, of every process."""
         rows = torch.cat(self.pieces[name]).cpu() if self.pieces[name] else None
-        if self.config["single_spec"]:
-            everywhere = [rows]
-        else:
-            everywhere = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(everywhere, rows)
-        return torch.cat([part for part in everywhere if part is not None])
+        return torch.cat(gathered(rows, self.config))
+
+
+def foreign_need(metrics: Sequence[str]) -> str | None:
+    """Why these metrics of RecBole cannot be made from a ranking, or None."""
+    needs = {need: metric.lower() for metric in metrics for need in metric_information.get(metric.lower(), ())}
+    foreign = [need for need in needs if need not in _MADE_HERE | _OF_THE_DATA]
+    return f"the metric {needs[foreign[0]]} needs '{foreign[0]}'" if foreign else None
 
 
 def _to(lists: CSR, device: torch.device) -> CSR:
     return lists[0].to(device), lists[1].to(device)
-
-
-def _hits(ids: Tensor, positives: CSR, n_items: int) -> Tensor:
-    """RecBole's rec.topk [B, K + 1]: whether each item of the list is to be found, and how many there are to find."""
-    offsets, wanted = positives
-    pairs = row_numbers(offsets) * n_items + wanted  # rising
-    asked = torch.arange(len(ids), device=ids.device)[:, None] * n_items + ids
-    place = torch.searchsorted(pairs, asked).clamp(max=len(pairs) - 1)
-    hit = (pairs[place] == asked) & (ids >= 0)
-    return torch.cat([hit.long(), offsets.diff()[:, None]], dim=1)
 
 
 def _filled(ids: Tensor, users: Tensor, factors: Factors, masked: CSR) -> Tensor:
@@ -139,10 +150,3 @@ def _filled(ids: Tensor, users: Tensor, factors: Factors, masked: CSR) -> Tensor
         scores[row_numbers(offsets), left_out] = -torch.inf
         ids[rows] = scores.topk(ids.shape[1]).indices
     return ids
-
-
-def _mean_ranks(ranks: TargetRanks, offsets: Tensor, left: Tensor) -> Tensor:
-    """RecBole's rec.meanrank [B, 3]: sum of the positives' ranks, ties at their mean; number ranked; positives."""
-    rank = 1 + ranks.above + ranks.tied.double() / 2
-    total = torch.zeros_like(left, dtype=torch.float64).index_add_(0, row_numbers(offsets), rank)
-    return torch.stack([total, left.double(), offsets.diff().double()], dim=1)

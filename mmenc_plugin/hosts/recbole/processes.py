@@ -1,10 +1,13 @@
-"""Repairs of RecBole's runs of several processes; `repair.REPAIRS` says where and why they are applied."""
+"""RecBole's runs of several processes, and their repairs; `repair.REPAIRS` says where and why those are applied."""
 
 from __future__ import annotations
 
 import functools
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def cpu_processes(module: Any) -> None:
@@ -32,6 +35,34 @@ def cpu_processes(module: Any) -> None:
         return None
 
     module.Config._init_device = _init_device
+
+
+def torchrun(module: Any) -> None:
+    """Processes that torchrun has started train together, as those of `--nproc` do; RecBole takes each for itself."""
+    original = module.run_recbole
+
+    @functools.wraps(original)
+    def run_recbole(*args: Any, config_dict: Any = None, **kwargs: Any) -> Any:
+        return original(*args, config_dict=_from_torchrun() | (config_dict or {}) or None, **kwargs)
+
+    module.run_recbole = run_recbole
+
+
+def _from_torchrun() -> dict[str, Any]:
+    """What RecBole calls this process's place among those of torchrun; nothing for a process alone."""
+    env = os.environ
+    if int(env.get("WORLD_SIZE", 1)) < 2 or not {"RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} <= set(env):
+        return {}
+    local, here = int(env["LOCAL_RANK"]), int(env.get("LOCAL_WORLD_SIZE", env["WORLD_SIZE"]))
+    return {
+        "local_rank": local,
+        "offset": int(env["RANK"]) - local,
+        "world_size": int(env["WORLD_SIZE"]),
+        "nproc": here,
+        "ip": env["MASTER_ADDR"],
+        "port": env["MASTER_PORT"],
+        "gpu_id": env.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(here))),
+    }
 
 
 def ddp_on_cpu(module: Any) -> None:
@@ -73,3 +104,14 @@ def one_checkpoint(module: Any) -> None:
 def folders_of_several(module: Any) -> None:
     """Another process may make the folder between the look and the making."""
     module.ensure_dir = functools.partial(os.makedirs, exist_ok=True)
+
+
+def gathered(rows: Tensor | None, config: Any) -> list[Tensor]:
+    """What every process of the run has, in their order; where one has nothing it is left out."""
+    everywhere = [rows]
+    if not config["single_spec"]:
+        import torch.distributed as dist
+
+        everywhere = [None] * dist.get_world_size()
+        dist.all_gather_object(everywhere, rows)
+    return [part for part in everywhere if part is not None]

@@ -19,7 +19,9 @@ from torch import Tensor
 from mmenc_plugin.hosts.recbole.collector import RankingBatch, RankingCollector
 from mmenc_plugin.hosts.recbole.factors import Factors, factors_of
 from mmenc_plugin.hosts.recbole.ranking_config import ranking_settings
-from mmenc_plugin.hosts.recbole.ranking_lists import lists_of, row_numbers, rows_of
+from mmenc_plugin.hosts.recbole.ranking_lists import lists_of
+from mmenc_plugin.hosts.recbole.slices import evaluate_with_slices
+from mmenc_plugin.kernels.csr import row_numbers, rows_of
 from mmenc_plugin.settings import RankingSettings
 
 _STEP = 4096  # users ranked at once
@@ -36,7 +38,8 @@ def patch(module: Any) -> None:
 
     @functools.wraps(evaluate)
     def ranked(self: Any, eval_data: Any, *args: Any, **kwargs: Any) -> Any:
-        return evaluate(self, _ranking_view(self, eval_data), *args, **kwargs)
+        view = _ranking_view(self, eval_data)
+        return evaluate_with_slices(self, eval_data, lambda: evaluate(self, view, *args, **kwargs))
 
     @functools.wraps(batch_eval)
     def handed_on(self: Any, batched_data: Any) -> Any:

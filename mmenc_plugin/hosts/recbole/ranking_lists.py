@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mmenc_plugin.kernels.checks import CSR
+from mmenc_plugin.kernels.csr import make_csr
 
 _made: WeakKeyDictionary[Any, dict[str, UserLists]] = WeakKeyDictionary()
 
@@ -70,19 +71,4 @@ def _train_keys(loader: Any, n_items: int) -> Tensor:
 
 def _csr(keys: Tensor, n_rows: int, n_items: int) -> CSR:
     keys = torch.unique(keys)  # sorted by row, then by item
-    counts = torch.bincount(keys // n_items, minlength=n_rows)
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)]), keys % n_items
-
-
-def rows_of(lists: CSR, rows: Tensor) -> CSR:
-    """The lists of some rows [B]: offsets [B + 1] and ids."""
-    offsets, ids = lists
-    lengths = offsets.diff()[rows]
-    taken = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-    shift = torch.repeat_interleave(offsets[rows] - taken[:-1], lengths)
-    return taken, ids[torch.arange(len(shift), device=ids.device) + shift]
-
-
-def row_numbers(offsets: Tensor) -> Tensor:
-    """Of each entry of the lists, the row that it belongs to."""
-    return torch.repeat_interleave(torch.arange(len(offsets) - 1, device=offsets.device), offsets.diff())
+    return make_csr(keys // n_items, keys % n_items, n_rows)

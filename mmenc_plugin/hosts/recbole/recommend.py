@@ -17,9 +17,9 @@ from mmenc_plugin.data.atomic import read_header
 from mmenc_plugin.errors import CheckpointError, DataError, SettingsError, nearest, some
 from mmenc_plugin.hosts.recbole.config import feature_settings
 from mmenc_plugin.hosts.recbole.factors import Factors, factors_of
-from mmenc_plugin.hosts.recbole.ranking_lists import rows_of
 from mmenc_plugin.kernels import score_topk
 from mmenc_plugin.kernels.checks import CSR
+from mmenc_plugin.kernels.csr import rows_of
 from mmenc_plugin.types import ItemTable
 
 _USERS = 4096  # ranked at once

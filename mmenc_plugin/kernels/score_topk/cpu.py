@@ -145,10 +145,11 @@ class _Best:
         """
         if bool((self.counts > self.k).any()):
             self._settle(self.scores, self.columns)
-        row, column, scores = self._passing(tile, None if start else self._bar(tile))
+        peaks = tile.view(len(tile), -1, GROUP).amax(2)  # NaN where any of the group is
+        row, column, scores = self._passing(tile, peaks, None if start else self._bar(peaks))
         fresh = torch.bincount(row, minlength=len(tile))
-        if start and bool((fresh > self.waiting).any()):
-            row, column, scores = self._passing(tile, self._bar(tile))
+        if bool((fresh > self.waiting).any()):
+            row, column, scores = self._passing(tile, peaks, self._bar(tile))
             fresh = torch.bincount(row, minlength=len(tile))
         if bool((self.counts + fresh > self.waiting).any()):
             self._settle(self.scores, self.columns)
@@ -160,18 +161,17 @@ class _Best:
         self.scores[row, place], self.columns[row, place] = scores, column + start
         self.counts += fresh
 
-    def _bar(self, tile: Tensor) -> Tensor | None:
-        """The k-th best score of each row of the tile, below which nothing in it can be among the k best."""
-        return kth_best(tile, self.k) if tile.shape[1] > self.k else None
+    def _bar(self, scores: Tensor) -> Tensor | None:
+        """The k-th best of each row of a tile, or of its peaks: nothing below it can be among the k best."""
+        return kth_best(scores, self.k) if scores.shape[1] > self.k else None
 
-    def _passing(self, tile: Tensor, bar: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _passing(self, tile: Tensor, peaks: Tensor, bar: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Row, column and score of what may join: better than the worst, and not below the bar [R, 1]."""
 
         def passes(scores: Tensor, row: Tensor | slice) -> Tensor:
             fails = scores <= self.worst[row, None]  # NaN does not, and comes up for its refusal
             return (fails if bar is None else fails.logical_or_(scores < bar[row])).logical_not_()
 
-        peaks = tile.view(len(tile), -1, GROUP).amax(2)  # NaN where any of the group is
         row, group = passes(peaks, slice(None)).nonzero(as_tuple=True)
         if len(row) * 2 > peaks.numel():
             row, column = passes(tile, slice(None)).nonzero(as_tuple=True)
