@@ -114,7 +114,7 @@ def checkerboard(modalities: Sequence[Modality] = ("image", "text"), n: int = 24
     rows = torch.arange(n + 1)
     taste = (rows[:, None] % 2 == rows[None, :] % 2) & (rows[:, None] > 0) & (rows[None, :] > 0)
     order = (torch.rand(n + 1, n + 1, generator=generator) + taste).argsort(dim=1, descending=True)
-    seen = torch.zeros_like(taste).scatter_(1, order[:, : n_warm // 5], torch.ones_like(taste)) & taste
+    seen = torch.zeros_like(taste).scatter_(1, order[:, :taken], torch.ones_like(taste)) & taste
     tables = {}
     for modality, width in zip(modalities, (6, 5), strict=False):
         values = 0.3 * torch.randn(n + 1, width, generator=generator)
@@ -149,15 +149,13 @@ class ColdPairs(Checkerboard):
     other: Tensor
 
     def right(self, model: MultimodalRecommender) -> int:
-        """How many pairs the model puts in their order."""
+        """How many pairs the model puts in their order, and half of those whose scores are equal."""
         with torch.no_grad():
             liked, other = (model.pair_scores(self.askers, items) for items in (self.liked, self.other))
-        return int((liked > other).sum())
+        return int((liked > other).sum() + (liked == other).sum() // 2)
 
 
-def cold_pairs(
-    informative: Modality, shuffled: bool, n_pairs: int = 32, n_warm: int = 80, taken: int = 16
-) -> ColdPairs:
+def cold_pairs(informative: Modality, shuffled: bool, n_pairs: int = 32, n_warm: int = 80) -> ColdPairs:
     """Make pairs of items that nobody took, the taste of whose askers is known from other items.
 
     Args:
@@ -179,13 +177,14 @@ def cold_pairs(
     taste[:, 0] = False
     order = (torch.rand(taste.shape, generator=generator) + (taste & warm)).argsort(dim=1, descending=True)
     seen = torch.zeros_like(taste).scatter_(1, order[:, : n_warm // 5], torch.ones_like(taste)) & taste
-    tables = {}
-    for modality, width in (("image", 6), ("text", 5)):
+    tables: dict[Modality, AlignedFeatures] = {}
+    widths: dict[Modality, int] = {"image": 6, "text": 5}
+    for modality, width in widths.items():
         values = 0.3 * torch.randn(n + 1, width, generator=generator)
-        column = kind if modality == informative else torch.rand(n + 1, generator=generator) < 0.5
-        values[:, 0] += 2.0 * column - 1.0
-        if shuffled and modality == informative:
-            values[1:] = values[1 + torch.randperm(n, generator=generator)]
+        if modality == informative:
+            values[:, 0] += 2.0 * kind - 1.0
+            if shuffled:
+                values[1:] = values[1 + torch.randperm(n, generator=generator)]
         present = torch.arange(n + 1) > 0
         tables[modality] = AlignedFeatures(values * present[:, None], present)
     users, items = seen.nonzero().unbind(1)
@@ -196,8 +195,8 @@ def cold_pairs(
 
 def chance_of(right: int, n: int) -> float:
     """How likely n tosses of a fair coin are at least as far from n / 2 as `right` is."""
-    far = abs(2 * right - n)
-    return sum(comb(n, k) for k in range(n + 1) if abs(2 * k - n) >= far) / 2**n
+    as_far = [comb(n, k) for k in range(n + 1) if abs(2 * k - n) >= abs(2 * right - n)]
+    return float(sum(as_far) / 2**n)
 
 
 def embed(encoder: Encoder, modality: Modality, inputs: Sequence[Any]) -> Tensor:
