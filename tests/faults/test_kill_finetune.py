@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-MOMENTS = 4
+MOMENTS = 3
 
 # Forks processes that fine-tune, from a parent that has imported everything and built the encoder once.
 DRIVER = """
@@ -23,7 +23,7 @@ from mmenc_plugin.training.task import Task
 torch.set_num_threads(1)
 loop.SAVE_SECONDS = -1.0  # before every step
 folder = Path(folder)
-base = f"openclip:local-dir:{checkpoint}"
+base = f"hf:{checkpoint}"
 encoders.build(base)
 settings = FinetuneSettings(finetune_epochs=3, finetune_batch_size=6, finetune_chunk=3, finetune_validation=0.2)
 task = Task(make_shapes(folder, 20), base, settings, TuningSettings(encoder_learning_rate=1e-3), store=folder / "store",
@@ -68,9 +68,9 @@ print(json.dumps([killed, len(stages), len(expected)]))
 """
 
 
-def test_processes_that_are_killed_or_meet_do_no_harm(tiny_clip, tmp_path, python):
+def test_processes_that_are_killed_or_meet_do_no_harm(tiny_hf_clip, tmp_path, python):
     shapes = Path(sys.modules[__name__].__file__).parents[1] / "training"
-    result = python(DRIVER, tiny_clip, tmp_path, shapes, MOMENTS, OMP_NUM_THREADS="1")
+    result = python(DRIVER, tiny_hf_clip, tmp_path, shapes, MOMENTS, OMP_NUM_THREADS="1")
     assert result.returncode == 0, result.stderr
     killed, stages, files = json.loads(result.stdout.splitlines()[-1])
     assert killed >= MOMENTS
