@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -11,6 +9,8 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from mmenc_plugin.errors import SettingsError, nearest
+from mmenc_plugin.rules import refresh_rule as refresh_rule
+from mmenc_plugin.rules import tuning_scope as tuning_scope
 from mmenc_plugin.types import Modality
 
 
@@ -35,25 +35,6 @@ def _as_mapping(value: Any) -> Any:
     return yaml.safe_load(value) if isinstance(value, str) and value.startswith("{") else value
 
 
-def tuning_scope(tune: str) -> tuple[str, int]:
-    """A tuning scope taken apart: (full, 0), (head, 0), (top, N) or (lora, R).
-
-    Raises:
-        SettingsError: it is none; the message has the nearest one.
-    """
-    match = re.fullmatch(r"(full|head)|(top|lora):([1-9]\d*)", tune)
-    if match:
-        return match[1] or match[2], int(match[3] or 0)
-    word, _, number = tune.partition(":")
-    word = next(iter(difflib.get_close_matches(word.lower(), ("full", "head", "top", "lora"), 1, 0.4)), "full")
-    digits = re.sub(r"\D", "", number)
-    number = f":{int(digits) if digits.strip('0') else {'top': 2, 'lora': 8}[word]}" if word in ("top", "lora") else ""
-    raise SettingsError(
-        f"tune is '{tune}': full, head, top:N (the last N blocks of each tower, and the head) or lora:R (adapters of "
-        f"rank R) was expected, N and R whole numbers from 1 on. Did you mean '{word}{number}'?"
-    )
-
-
 def _is_scope(tune: str) -> str:
     try:
         tuning_scope(tune)
@@ -67,21 +48,6 @@ def _as_words(value: Any) -> Any:
     if isinstance(value, str) and not value.startswith("["):
         return [word.strip() for word in value.split(",") if word.strip()]
     return _as_list(value)
-
-
-def refresh_rule(refresh: str) -> tuple[str, int]:
-    """A rule for stale rows taken apart: (epoch, 0), (evaluation, 0), (never, 0) or (steps, N).
-
-    Raises:
-        SettingsError: it is none; the message has the nearest one.
-    """
-    match = re.fullmatch(r"(epoch|evaluation|never)|(steps):([1-9]\d*)", refresh)
-    if match:
-        return match[1] or match[2], int(match[3] or 0)
-    raise SettingsError(
-        "epoch, evaluation, never or steps:N was expected, N a whole number from 1 on."
-        + nearest(refresh.partition(":")[0], ("epoch", "evaluation", "never", "steps"))
-    )
 
 
 def _is_rule(refresh: str) -> str:

@@ -81,6 +81,7 @@ def _settings() -> Table:
     from mmenc_plugin import models
     from mmenc_plugin.settings import (
         FeatureSettings,
+        FinetuneSettings,
         LiveSettings,
         RankingSettings,
         ResumeSettings,
@@ -88,7 +89,7 @@ def _settings() -> Table:
         TuningSettings,
     )
 
-    shared = (FeatureSettings, TuningSettings, LiveSettings, ResumeSettings, RankingSettings)
+    shared = (FeatureSettings, TuningSettings, FinetuneSettings, LiveSettings, ResumeSettings, RankingSettings)
     kinds: list[tuple[str, type[Settings]]] = [("all", kind) for kind in shared]
     kinds += [(name, model.settings) for name, model in models.registry]
     rows = [

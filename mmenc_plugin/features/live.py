@@ -238,6 +238,24 @@ class LiveFeatures(nn.Module):
         # torch goes on to the encoders, and finds there what they have.
         state_dict.update({prefix + name: value for name, value in nn.Module.state_dict(self).items()})
 
+    def tables_to_keep(self) -> dict[str, dict[str, Tensor]]:
+        """What a checkpoint must hold beside the state, to train on from it: rows that cannot be made again."""
+        if not self._stale:
+            return {}
+        names = ("values", "mean", "length")
+        return {m: {name: getattr(self.live_table(m), name) for name in names} for m in self.modalities}
+
+    def load_tables(self, kept: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """After the state: bring back what `tables_to_keep` gave."""
+        for m, tensors in kept.items():
+            table = self.live_table(cast(Modality, m))
+            for name, tensor in tensors.items():
+                setattr(table, name, tensor.to(table.values))
+            self._stale = True
+        if not kept:
+            self.refresh()
+        self.version += 1
+
     def __deepcopy__(self, memo: dict[int, object]) -> FrozenFeatures:
         """The features as they are: copies of a model, as RecBole makes them to count operations, train no encoder."""
         tables = {m: self.live_table(m) for m in self.modalities}

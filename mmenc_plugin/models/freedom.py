@@ -13,6 +13,7 @@ from mmenc_plugin.models.base import ItemFeatures, ModelSettings, MultimodalReco
 from mmenc_plugin.models.blocks.graph import Graph, bipartite, degrees, distinct, light_gcn, symmetrically_normalised
 from mmenc_plugin.models.blocks.item_graph import nearest_items, shares
 from mmenc_plugin.models.blocks.losses import bpr
+from mmenc_plugin.models.blocks.projection import project_rows
 from mmenc_plugin.types import Citation, Embeddings, Interactions, TripletBatch
 
 
@@ -96,7 +97,7 @@ class FREEDOM(MultimodalRecommender):
         parts = self.ranking_loss(all_, batch)
         both, row = torch.cat([batch.positives, batch.negatives]), torch.arange(len(batch.users)).to(batch.users)
         for m, projection in self.projections.items():
-            content = projection(self.features.rows(m, both))  # type: ignore[arg-type]
+            content = project_rows(self.features, m, both, projection.weight, projection.bias)  # type: ignore[arg-type]
             within = TripletBatch(batch.users, row, row + len(row))
             parts[f"bpr_{m}"] = self.options.modality_weight * bpr(Embeddings(all_.users, content), within)
         return parts

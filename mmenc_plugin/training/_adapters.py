@@ -41,6 +41,8 @@ def add_adapters(encoder: Encoder, rank: int, places: Callable[[], Mapping[str, 
         peft = importlib.import_module("peft")
     except ImportError as error:
         raise MissingExtraError("tune: lora", "train", error) from error
+    if not places():
+        return []
     for name in _layers(encoder, places(), nn.MultiheadAttention):
         attention = encoder.get_submodule(name)
         if SplitAttention.fits(attention):

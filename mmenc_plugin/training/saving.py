@@ -39,9 +39,11 @@ def save_encoder(encoder: Encoder, folder: Path, lineage: Mapping[str, Any]) -> 
 
     Raises:
         SettingsError: the family has no parameters, or the lineage is no JSON.
-        StoreError: the folder cannot be written.
+        StoreError: the folder cannot be written, or holds other things than a saved encoder.
     """
     folder = folder.resolve()
+    if folder.exists() and not (folder / LINEAGE).is_file() and not _is_empty(folder):
+        raise StoreError(f"{folder} holds other things than a saved encoder, and is not replaced. Name another folder.")
     merged = encoder
     if tuning_of(encoder) is not None and any(".lora_" in name for name, _ in encoder.named_parameters()):
         merged = copy.deepcopy(encoder)
@@ -61,6 +63,10 @@ def save_encoder(encoder: Encoder, folder: Path, lineage: Mapping[str, Any]) -> 
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return merged.saved_uri(folder)
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
 
 
 def _page(encoder: Encoder, merged: Encoder, lineage: Mapping[str, Any]) -> str:
@@ -97,5 +103,10 @@ def _put(part: Path, folder: Path) -> None:
     old = folder.with_name(f"{folder.name}.{os.getpid()}.old")
     if folder.exists():
         folder.replace(old)
-    part.replace(folder)
+    try:
+        part.replace(folder)
+    except OSError:
+        if old.exists():
+            old.replace(folder)
+        raise
     shutil.rmtree(old, ignore_errors=True)

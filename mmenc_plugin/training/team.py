@@ -65,10 +65,12 @@ class Team:
         return summed
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Give every process the sum of all gradients; a parameter that has none counts as zero."""
+        """Give every process the sum of all gradients; a parameter that has none anywhere keeps none."""
         if self.size == 1:
             return
-        learning = list(parameters)
+        candidates = list(parameters)
+        having = self.total(torch.tensor([float(p.grad is not None) for p in candidates], device=self.device)).tolist()
+        learning = [parameter for parameter, count in zip(candidates, having, strict=True) if count]
         flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in learning])
         start = 0
         flat = self.total(flat)

@@ -193,13 +193,19 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(shop,
 
     watch(monkeypatch, spoil)
     trainer, train, valid, _ = live_shop.prepare({**shop, "epochs": 3})
-    with pytest.raises(
-        TrainingError, match=r"loss is nan in epoch 1, batch 2 .*parts: bpr.*encoder_learning_rate.*pth"
-    ):
+    with pytest.raises(TrainingError, match=r"loss \(bpr\) is nan in epoch 1, batch 2, .*best epoch .*pth.*encoder_le"):
         trainer.fit(train, valid, verbose=False)
     good = torch.load(trainer.saved_model_file, weights_only=False)
     assert good["epoch"] == 0
     assert all(value.isfinite().all() for value in good["state_dict"].values())
+
+
+def test_a_weight_that_is_no_number_stops_before_the_kernels_do(shop, monkeypatch):
+    trainer, train, valid, _ = live_shop.prepare(shop)
+    with torch.no_grad():
+        next(iter(trainer.model.model.features.trained().values())).fill_(torch.nan)
+    with pytest.raises(TrainingError, match=r"NaN or infinity .*in epoch 0, batch 0, .*no epoch was saved before"):
+        trainer.fit(train, valid, verbose=False)
 
 
 def test_the_contrast_of_pictures_and_texts_is_a_part_of_the_loss_and_trains_the_temperature(shop):

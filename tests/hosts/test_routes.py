@@ -127,8 +127,10 @@ if __name__ == "__main__":
     port = sys.argv[1].split("=")[1]
     del sys.argv[1:]
     settings = {"epochs": 0, "metrics": METRICS, "topk": [5, 20], "show_progress": False, "checkpoint_dir": "two"}
-    result = run("VBPR", "demo", config_dict={**settings, "content_size": 8}, nproc=2, port=port)
-    print("RESULT", json.dumps({k: float(v) for k, v in result["test_result"].items()}))
+    settings["eval_slices"] = ["tail"]
+    result = run("VBPR", "demo", config_dict={**settings, "content_size": 8}, nproc=2, port=port)["test_result"]
+    parts = {"": result, "tail ": result.slices["tail"]["result"]}
+    print("RESULT", json.dumps({part + k: float(v) for part, found in parts.items() for k, v in found.items()}))
 """
 
 
@@ -144,7 +146,8 @@ def test_two_processes_rank_as_one_does(folder, monkeypatch):
     trainer = MultimodalTrainer(config, model)
     trainer.eval_collector.data_collect(train)
     one = trainer.evaluate(test, model_file=checkpoint)
-    assert two == pytest.approx({name: float(value) for name, value in one.items()}, abs=1e-6)
+    of_tail = {f"tail {name}": value for name, value in one.slices["tail"]["result"].items()}
+    assert two == pytest.approx({name: float(value) for name, value in (one | of_tail).items()}, abs=1e-6)
 
 
 def test_run_hyper_whether_or_not_ray_works(folder):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import checkpoints
 import pytest
@@ -98,7 +99,8 @@ def test_a_saved_encoder_is_saved_again(build, tmp_path):
 
 
 def test_the_base_may_go_before_the_encoder_is_saved(tmp_path, step):
-    folder = checkpoints.openclip(tmp_path / "base" if (tmp_path / "base").mkdir() is None else tmp_path)
+    (tmp_path / "base").mkdir()
+    folder = checkpoints.openclip(tmp_path / "base")
     encoder = encoders.build(f"openclip:local-dir:{folder}")
     shutil.rmtree(folder)
     assert equal(embedded(encoders.build(encoder.save(tmp_path / "saved"))), embedded(encoder))
@@ -121,6 +123,41 @@ def test_a_save_that_fails_leaves_what_was_there(build, tmp_path, monkeypatch):
         save_encoder(encoder, tmp_path / "kept", BASE)
     assert names(tmp_path) == files
     assert equal(embedded(encoders.build(uri)), before)
+
+
+def test_a_rename_that_fails_brings_the_old_folder_back(build, tmp_path, monkeypatch):
+    encoder = build("timm", torch.float32)
+    uri = save_encoder(encoder, tmp_path / "kept", BASE)
+    files, rename = names(tmp_path), Path.replace
+
+    def fails(path, target):
+        if path.name.endswith(".part"):
+            raise PermissionError(13, "Permission denied")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "replace", fails)
+    with pytest.raises(StoreError, match="Permission denied"):
+        save_encoder(encoder, tmp_path / "kept", BASE)
+    assert names(tmp_path) == files
+    assert equal(embedded(encoders.build(uri)), embedded(encoder))
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_what_is_no_saved_encoder_is_not_replaced(build, tmp_path, kind):
+    path = tmp_path / "data"
+    if kind == "folder":
+        path.mkdir()
+    mine = path / "mine.txt" if kind == "folder" else path
+    mine.write_text("precious")
+    with pytest.raises(StoreError, match=r"data holds other things than a saved encoder, and is not replaced"):
+        save_encoder(build("timm", torch.float32), path, {})
+    assert mine.read_text() == "precious"
+
+
+def test_an_empty_folder_is_taken(build, tmp_path):
+    (tmp_path / "empty").mkdir()
+    encoder = build("timm", torch.float32)
+    assert equal(embedded(encoders.build(save_encoder(encoder, tmp_path / "empty", {}))), embedded(encoder))
 
 
 def test_a_save_replaces_the_whole_folder(build, tmp_path, step):

@@ -152,6 +152,30 @@ def test_the_tower_of_a_modality_that_is_not_used_stays(build, loss, kind, modal
     assert having == set(trained_parameters(encoder))
 
 
+@pytest.mark.parametrize(
+    ("kind", "modality", "tower"), [("openclip", "image", "visual"), ("align", "text", "text_model")]
+)
+def test_adapters_stand_in_the_tower_that_is_used(build, kind, modality, tower):
+    """Also where the other tower could have none."""
+    trained = apply_tuning(build(kind), "lora:2", uses={modality}).trained
+    assert trained
+    assert all(name.startswith(f"model.{tower}.") for name in trained)
+
+
+def test_adapters_of_many_layers_are_those_of_the_tower_alone():
+    """peft shortens a long list of names, and must not reach into the other tower by that."""
+    encoder = encoders.build("openclip:ViT-S-8-64/random")
+    adapted = {name.partition(".lora_")[0] for name in apply_tuning(encoder, "lora:1", uses={"image"}).trained}
+    assert len(adapted) == 6 * 4
+    assert all(name.startswith("model.visual.transformer.resblocks.") for name in adapted)
+
+
+@pytest.mark.parametrize("scope", ["full", "head", "lora:2"])
+def test_a_use_that_the_encoder_does_not_have_matches_nothing(build, scope):
+    with pytest.raises(SettingsError, match=r"matches no parameter of the encoder .*\(0 could be trained"):
+        apply_tuning(build("openclip"), scope, uses={"mlm"})
+
+
 def test_constants_of_the_library_stay_constants(tmp_path, step):
     """Places as sines, which OpenCLIP builds without gradients."""
     import checkpoints

@@ -26,6 +26,7 @@ from mmenc_plugin.models.base import ModelSettings
 from mmenc_plugin.resources import resource_dir
 from mmenc_plugin.settings import (
     FeatureSettings,
+    FinetuneSettings,
     LiveSettings,
     RankingSettings,
     ResumeSettings,
@@ -49,7 +50,7 @@ _HOST_EXTRAS = {
 }  # fmt: skip
 
 _log = logging.getLogger("mmenc_plugin")
-_TRAINING = TuningSettings, LiveSettings, ResumeSettings
+_TRAINING = TuningSettings, FinetuneSettings, LiveSettings, ResumeSettings
 S = TypeVar("S", bound=Settings)
 
 
@@ -191,11 +192,10 @@ def _find_bundled_data(config: Any) -> None:
 
 def _check(config: Any) -> None:
     """Everything that can be wrong is found here, before any data is read."""
-    ranking = check_ranking(config)
+    ranking, final = check_ranking(config), config.final_config_dict
     if not is_ours(config.model):
         return
     _check_given_keys(config)
-    final = config.final_config_dict
     settings, features = model_settings(final, config.model), feature_settings(final)
     training = {key: v for kind in _TRAINING for key, v in settings_of(final, kind).model_dump().items()}
     final.update({**settings.model_dump(), **features.model_dump(), **training, **ranking.model_dump()})

@@ -110,6 +110,27 @@ def check_live(model: str, final: Mapping[str, Any], features: FeatureSettings) 
         )
 
 
+def one_encoder(features: FeatureSettings) -> str:
+    """The URI of the one encoder that paradigm finetuned trains.
+
+    Raises:
+        SettingsError: there are several, which have no space in common, or it brings features that are ready.
+    """
+    from mmenc_plugin import encoders
+
+    uris = sorted({features.encoder} if isinstance(features.encoder, str) else set(features.encoder.values()))
+    if len(uris) > 1:
+        raise SettingsError(
+            f"encoder names {' and '.join(uris)}, whose outputs share no space in which pictures and texts could be "
+            "contrasted. Fine-tuning wants one encoder of both, as encoder: openclip:ViT-B-32/laion2b_s34b_b79k."
+        )
+    for modality in ("image", "text"):
+        encoders.check(uris[0], modality)
+    if encoders.brings_features(uris[0]):
+        raise SettingsError(f"encoder '{uris[0]}' brings features that are ready: it has nothing to fine-tune.")
+    return uris[0]
+
+
 def check_features(config: Any, features: FeatureSettings) -> None:
     """Every modality has an encoder that takes it, and the data set has what the encoders read; none is loaded.
 
@@ -120,6 +141,8 @@ def check_features(config: Any, features: FeatureSettings) -> None:
     """
     from mmenc_plugin import encoders
 
+    if features.paradigm == "finetuned":
+        one_encoder(features)
     for modality in features.modalities:
         encoders.check(features.uri(modality), modality)
     _check_columns(config.final_config_dict, features, not getattr(config, "without_pictures", False))

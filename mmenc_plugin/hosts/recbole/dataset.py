@@ -12,6 +12,7 @@ from mmenc_plugin.features.live import LiveFeatures
 from mmenc_plugin.features.neighbours import fill_from_neighbours
 from mmenc_plugin.hosts.recbole.config import feature_settings
 from mmenc_plugin.hosts.recbole.features import blocks_of, items_of, live_features
+from mmenc_plugin.hosts.recbole.finetuning import taken_of
 from mmenc_plugin.settings import FeatureSettings
 
 # A data set that RecBole has cached is taken only if these agree as well.
@@ -44,7 +45,7 @@ class MultimodalDataset(Dataset):
         missing = "mean" if settings.missing == "neighbours" else settings.missing
         tables = {
             modality: align(block, tokens, missing=missing, padding_row=True, scaling=settings.feature_scaling)
-            for modality, block in blocks_of(self.config, self._items).items()
+            for modality, block in blocks_of(self.config, self._items, taken=taken_of(self)).items()
         }
         if settings.missing == "neighbours":
             tables = {modality: fill_from_neighbours(table, users, items) for modality, table in tables.items()}

@@ -18,6 +18,7 @@ from mmenc_plugin.features.extract import recipe_of
 from mmenc_plugin.features.live import LiveFeatures
 from mmenc_plugin.features.live_encoding import LiveOptions
 from mmenc_plugin.hosts.recbole.config import feature_settings, needs, settings_of
+from mmenc_plugin.hosts.recbole.finetuning import Taken, finetuned
 from mmenc_plugin.settings import LiveSettings, TuningSettings
 from mmenc_plugin.training import apply_tuning
 from mmenc_plugin.types import ItemTable, Modality
@@ -57,6 +58,15 @@ def _read(config: Any, text_columns: Sequence[str], pictures_needed: bool) -> It
     )
 
 
+def pairs_of(config: Any) -> ItemTable:
+    """The items with their texts and pictures, whichever of them the run itself uses.
+
+    Raises:
+        DataError: the `.item` file cannot be read.
+    """
+    return _read(config, feature_settings(config).item_text, True)
+
+
 def recipes_of(config: Any, items: ItemTable) -> list[Recipe]:
     """The recipes of the blocks that `blocks_of` returns; encoders are loaded, nothing is encoded.
 
@@ -70,16 +80,29 @@ def recipes_of(config: Any, items: ItemTable) -> list[Recipe]:
     ]
 
 
-def _builder(config: Any) -> Callable[[str], encoders.Encoder]:
-    """Builds encoders as the settings say, each once."""
+def _builder(config: Any, taken: Taken | None = None) -> Callable[[str], encoders.Encoder]:
+    """Builds encoders as the settings say, each once; with paradigm finetuned what became of them on the items.
+
+    Args:
+        config: of RecBole.
+        taken: interactions of the training part; see `finetuned`.
+    """
     settings = feature_settings(config)
-    return functools.cache(
-        lambda uri: encoders.build(uri, config["device"], settings.encoder_precision, settings.encoder_preparation)
-    )
+
+    @functools.cache
+    def build(uri: str) -> encoders.Encoder:
+        if settings.paradigm == "finetuned":
+            uri = finetuned(config, pairs_of(config), taken).uri
+        return encoders.build(uri, config["device"], settings.encoder_precision, settings.encoder_preparation)
+
+    return build
 
 
 def blocks_of(
-    config: Any, items: ItemTable, build: Callable[[str], encoders.Encoder] | None = None
+    config: Any,
+    items: ItemTable,
+    build: Callable[[str], encoders.Encoder] | None = None,
+    taken: Taken | None = None,
 ) -> dict[Modality, FeatureBlock]:
     """The block of each modality, extracted where the store lacks it.
 
@@ -87,13 +110,14 @@ def blocks_of(
         config: of RecBole.
         items: N items.
         build: builds encoders; by default as the settings say.
+        taken: interactions of the training part, for paradigm finetuned; by default RecBole's own split is made.
 
     Raises:
         WeightsError: the encoder cannot be loaded.
         DataError: no item has the modality.
         StoreError: the store cannot be read or written.
     """
-    settings, build, pictures = feature_settings(config), build or _builder(config), _picture_options(config)
+    settings, build, pictures = feature_settings(config), build or _builder(config, taken), _picture_options(config)
     return {
         modality: extract(
             items, build(settings.uri(modality)), modality, settings.feature_dir,

@@ -60,7 +60,7 @@ def evaluate_with_slices(trainer: Any, loader: Any, evaluate: Callable[[], Any])
         return evaluate()
     collector = trainer.eval_collector
     if not isinstance(collector, RankingCollector):
-        raise SettingsError(f"eval_slices needs the collector of RecBole, but {type(trainer).__name__} has its own.")
+        raise SettingsError(f"eval_slices: {type(trainer).__name__} has a collector of its own, which keeps no lists.")
     collector.kept = Kept()
     try:
         whole = evaluate()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from mmenc_plugin.errors import TrainingError
 from mmenc_plugin.hosts.recbole.config import settings_of
 from mmenc_plugin.hosts.recbole.export import export_encoders
+from mmenc_plugin.hosts.recbole.resume import Resume
 from mmenc_plugin.settings import LiveSettings, TuningSettings
 from mmenc_plugin.training.end_to_end import EndToEnd
 from mmenc_plugin.training.memory import advising, joint_ways
@@ -24,6 +26,7 @@ class MultimodalTrainer(Trainer):
 
     Attributes:
         live: the course of the encoder's training; None where features are frozen.
+        resume: the checkpoints that a stopped run goes on from.
     """
 
     def __init__(self, config: Any, model: Any) -> None:
@@ -36,24 +39,30 @@ class MultimodalTrainer(Trainer):
         if not model.model.learns:
             self.epochs = min(config["epochs"], 1)  # in which the validation set is ranked, as with any model
             self.eval_step = min(config["eval_step"], self.epochs)
+        self.resume = Resume(self)
 
-    def fit(self, *args: Any, **kwargs: Any) -> Any:
-        """See RecBole; encoders that were trained are written beside RecBole's checkpoint."""
-        result = super().fit(*args, **kwargs)
-        if self.live and kwargs.get("saved", True):
+    def fit(self, train_data: Any, *args: Any, **kwargs: Any) -> Any:
+        """See RecBole; a stopped run goes on, and trained encoders are written beside RecBole's checkpoint."""
+        ended = self.resume.load(train_data)
+        if ended:
+            return self.best_valid_score, self.best_valid_result
+        result = super().fit(train_data, *args, **kwargs)
+        self.resume.save(self.epochs, train_data, finished=True)
+        if self.live:
             export_encoders(self)
         return result
 
-    def _train_epoch(self, train_data: Any, epoch_idx: int, *args: Any, **kwargs: Any) -> Any:
+    def _train_epoch(self, train_data: Any, epoch_idx: int, loss_func: Any = None, **kwargs: Any) -> Any:
         """See RecBole; the model draws or builds what it makes anew in each epoch."""
         if not self.model.model.learns:
             return 0.0
+        self.resume.begin_epoch(epoch_idx, train_data)
         if self.live:
             self.live.begin_epoch(epoch_idx, self.epochs, len(train_data))
         self.model.model.begin_epoch()
         step = f"a training step of {self.config['train_batch_size']} interactions"
         with advising(step, self.device, joint_ways(self.config)):
-            return super()._train_epoch(Batches(train_data, self, epoch_idx), epoch_idx, *args, **kwargs)
+            return super()._train_epoch(Batches(train_data, self, epoch_idx), epoch_idx, self._loss, **kwargs)
 
     def _valid_epoch(self, *args: Any, **kwargs: Any) -> Any:
         """See RecBole; with refresh: never, rows of different ages are ranked by."""
@@ -65,25 +74,32 @@ class MultimodalTrainer(Trainer):
         finally:
             self.live.features.refreshes = True
 
+    def _loss(self, interaction: Any) -> Any:
+        """The parts of the loss; kernels look at what they are given where the loss is no number."""
+        try:
+            return self.model.calculate_loss(interaction)
+        except ValueError as error:
+            if "finite" not in str(error):
+                raise
+            raise self._stopped(f"the training loss is no number: {error} That was") from error
+
     def _check_nan(self, loss: Tensor) -> None:
         """Stop at a loss that is no number.
 
         Raises:
             TrainingError: names the epoch, the batch and the parts of the loss.
         """
-        if torch.isfinite(loss):
-            return
-        epoch, batch = self.place
-        raise TrainingError(
-            f"the training loss is {loss.item()} in epoch {epoch}, batch {batch} (both counted from 0; its parts: "
-            f"{', '.join(self.model.parts)}). {self._advice()} The best checkpoint so far is kept: "
-            f"{self.saved_model_file if epoch else 'none yet'}."
-        )
+        if not torch.isfinite(loss):
+            raise self._stopped(f"the training loss ({' + '.join(self.model.parts)}) is {loss.item()}")
 
-    def _advice(self) -> str:
+    def _stopped(self, told: str) -> TrainingError:
+        epoch, batch = self.place
+        advice = "Lower learning_rate"
         if self.live:
-            return "Lower encoder_learning_rate or learning_rate, lengthen warmup, or set autocast: none."
-        return "Lower learning_rate."
+            advice = "Lower encoder_learning_rate or learning_rate, lengthen warmup, or set autocast: none"
+        kept = Path(self.saved_model_file)
+        best = f"the best epoch so far is kept in {kept}" if kept.is_file() else "no epoch was saved before"
+        return TrainingError(f"{told} in epoch {epoch}, batch {batch}, both counted from 0; {best}. {advice}.")
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
         """RecBole's optimizer, and the encoders' groups; Adam and AdamW in one pass, 2 to 3 times as fast.

@@ -103,14 +103,14 @@ def _take(source, rows, coefficients, place, d, mask, WIDTH: tl.constexpr):
 
 @triton.jit
 def whole_blocks_kernel(
-    source, rows, coefficients, keys, partial,
+    source, rows, coefficients, is_whole, partial,
     WIDTH: tl.constexpr, PAIRS: tl.constexpr, BLOCK_D: tl.constexpr,
 ) -> None:  # fmt: skip
-    """The sum of a block of PAIRS pairs, if all are of one table row; nothing is written if not."""
+    """The sum of a block of PAIRS pairs, if all are of one group; nothing is written if not."""
     block = tl.program_id(0).to(tl.int64)
     first = block * PAIRS
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
-    if tl.load(keys + first) == tl.load(keys + first + PAIRS - 1):
+    if tl.load(is_whole + block):
         place = first + tl.arange(0, PAIRS)
         total = tl.sum(_take(source, rows, coefficients, place, d, place >= 0, WIDTH), axis=0)
         tl.store(partial + block * WIDTH + d, total, mask=d < WIDTH)

@@ -18,7 +18,7 @@ WARPS, STAGES = 4, 3
 # name, kernel, types of its arguments, constants, warps, stages, None: no tiles are multiplied
 Variant = tuple[str, Any, dict[str, str], dict[str, Any], int, int, None]
 _POINTERS = {
-    "user_ids": "i64", "positive_ids": "i64", "negative_ids": "i64", "rows": "i32", "offsets": "i64", "keys": "i32",
+    "user_ids": "i64", "positive_ids": "i64", "negative_ids": "i64", "rows": "i32", "offsets": "i64", "is_whole": "i1",
 }  # fmt: skip
 _NUMBERS = ("size", "negatives", "groups")
 

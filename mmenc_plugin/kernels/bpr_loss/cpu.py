@@ -22,10 +22,11 @@ def forward(p: Problem, gradients: bool, user_gradient: bool) -> Forward:
     coefficients = p.users.new_empty((size, candidates), dtype=p.dtype) if gradients else None
     user_rows = p.users.new_empty((size, width), dtype=p.dtype) if user_gradient else None
     step = max(1, BLOCK_BYTES // (candidates * width * p.dtype.itemsize))
+    buffer = losses.new_empty(min(step, size), candidates, width)
     for start in range(0, size, step):
         block = slice(start, start + step)
         ids = p.candidates(block)
-        rows = p.items.index_select(0, ids.view(-1)).to(p.dtype).view(*ids.shape, width)
+        rows = _gather(p.items, ids, buffer[: len(ids)])
         scores = torch.bmm(rows, p.users.index_select(0, p.user_ids[block]).to(p.dtype)[:, :, None])[:, :, 0]
         if p.bias is not None:
             scores += p.bias[ids]
@@ -41,6 +42,16 @@ def forward(p: Problem, gradients: bool, user_gradient: bool) -> Forward:
             if user_rows is not None:
                 _weigh(here, rows, user_rows[block])
     return Forward(losses, coefficients, user_rows)
+
+
+def _gather(table: Tensor, ids: Tensor, out: Tensor) -> Tensor:
+    """Rows [b, C, D] of the table, in `out`: new memory for each block would leave holes between what is kept."""
+    flat = out.view(-1, table.shape[1])
+    if table.dtype == out.dtype:
+        torch.index_select(table, 0, ids.view(-1), out=flat)
+    else:
+        flat.copy_(table.index_select(0, ids.view(-1)))
+    return out
 
 
 def _weigh(coefficients: Tensor, rows: Tensor, out: Tensor) -> None:

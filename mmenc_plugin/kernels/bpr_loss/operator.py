@@ -89,18 +89,18 @@ def _gradients(inputs: tuple[Any, ...], *, sparse: bool) -> tuple[Tensor | None,
     d_users = d_items = d_bias = None
     with torch.autocast(users.device.type, enabled=False):
         upstream = upstream_rows(gradient.to(coefficients.dtype), weights, reduction, len(user_ids))[:, None]
-        if for_users:
-            groups = group(user_ids, len(users), distinct=sparse)
-            d_users = _table(sum_rows(user_rows, upstream, groups, users.dtype), groups.ids, users)
         if for_items or for_bias:
-            candidates = Problem(users, items, user_ids, positive_ids, negative_ids).candidates()
-            groups = group(candidates.view(-1), len(items), distinct=sparse)
-            del candidates  # rather than held beside the gradients
+            groups = group([positive_ids[:, None], negative_ids], len(items), distinct=sparse)
             if for_items:
-                rows = users.index_select(0, user_ids) * upstream
-                d_items = _table(sum_rows(rows, coefficients, groups, items.dtype), groups.ids, items)
+                source = users.index_select(0, user_ids) * upstream
+                d_items = _table(sum_rows(source, coefficients, groups, items.dtype), groups.ids, items)
+                del source  # rather than held beside the other gradients
             if for_bias:
                 d_bias = _table(sum_rows(upstream, coefficients, groups, bias.dtype)[:, 0], groups.ids, bias)
+            del groups
+        if for_users:
+            groups = group([user_ids[:, None]], len(users), distinct=sparse)
+            d_users = _table(sum_rows(user_rows, upstream, groups, users.dtype), groups.ids, users)
     return d_users, d_items, d_bias
 
 

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from mmenc_plugin.kernels.precision import summed_in
 
+PART = 2**16  # pairs that are numbered at once
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -76,13 +78,11 @@ class Groups:
 
     Attributes:
         order: [P] the pairs, row by row, int32 where that holds their number.
-        keys: [P] the table row of each of them, rising.
         offsets: [R + 1] order[offsets[r] : offsets[r + 1]] are the pairs of group r, int64.
         ids: [R] the table rows that have pairs; None where the groups are all rows of the table.
     """
 
     order: Tensor
-    keys: Tensor
     offsets: Tensor
     ids: Tensor | None = None
 
@@ -90,22 +90,38 @@ class Groups:
         return len(self.offsets) - 1
 
 
-def group(ids: Tensor, rows: int, *, distinct: bool) -> Groups:
-    """Group pairs [P] by their table row.
+def group(ids: list[Tensor], rows: int, *, distinct: bool) -> Groups:
+    """Group pairs by their table row.
 
     Args:
-        ids: [P] rows of a table.
+        ids: [S, C_1], [S, C_2], ... rows of a table; side by side they are the pairs [S, C], P = S * C.
         rows: of the table, R.
         distinct: only the rows that have pairs, rather than all.
     """
-    keys, order = torch.sort(ids.int() if rows < 2**31 else ids, stable=True)  # half the digits to sort by
-    order = order.int() if len(order) < 2**31 else order
+    keys, order = _sort(ids, rows)
     if distinct:
         present, counts = torch.unique_consecutive(keys, return_counts=True)
     else:
         present, counts = None, torch.bincount(keys, minlength=rows)
     offsets = F.pad(counts.cumsum(0), (1, 0))
-    return Groups(order, keys, offsets, None if present is None else present.long())
+    return Groups(order, offsets, None if present is None else present.long())
+
+
+def _sort(ids: list[Tensor], rows: int) -> tuple[Tensor, Tensor]:
+    """The ids [P] in order, and the places that they had, rising among equal ones."""
+    pairs = torch.cat([part.long() for part in ids], 1).view(-1)
+    if max(rows, len(pairs)) >= 2**31:
+        return torch.sort(pairs, stable=True)
+    if not pairs.is_cpu:
+        keys, order = torch.sort(pairs.int(), stable=True)  # half the digits to sort by
+        return keys, order.int()
+    pairs.bitwise_left_shift_(32)  # the id above, the place below
+    for start in range(0, len(pairs), PART):
+        part = pairs[start : start + PART]
+        part += torch.arange(start, start + len(part))
+    pairs.numpy().sort()  # in place: torch.sort takes four times the memory
+    order = pairs.int()
+    return pairs.bitwise_right_shift_(32), order
 
 
 def upstream_rows(gradient: Tensor, weights: Tensor | None, reduction: str, rows: int) -> Tensor:

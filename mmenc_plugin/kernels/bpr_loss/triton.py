@@ -59,13 +59,19 @@ def sum_rows(source: Tensor, coefficients: Tensor, groups: Groups, dtype: torch.
     with _device(source):
         if len(partial):
             whole_blocks_kernel[(len(partial), columns)](
-                source, rows, values, groups.keys, partial, **blocks, num_warps=WARPS
+                source, rows, values, _is_whole(groups, len(partial)), partial, **blocks, num_warps=WARPS
             )
         if total:
             rows_kernel[(_ceil(total, ROWS), columns)](
                 source, rows, values, groups.offsets, partial, out, total, ROWS=ROWS, **blocks, num_warps=WARPS
             )
     return out.to(dtype)
+
+
+def _is_whole(groups: Groups, blocks: int) -> Tensor:
+    """Whether each block of PAIRS pairs lies within one group: it ends no later than the group that it starts in."""
+    starts = torch.arange(blocks, device=groups.offsets.device) * PAIRS
+    return groups.offsets[torch.searchsorted(groups.offsets, starts, right=True)] - starts >= PAIRS
 
 
 def _ceil(size: int, block: int) -> int:
