@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 
 from mmenc_plugin.cli._host_arguments import OVERRIDES, add_host_arguments, add_process_arguments, launch_of
@@ -18,6 +19,7 @@ examples:
   mmenc run --model=VBPR --dataset=demo --baselines=BPR
   mmenc run -m VBPR -d baby --data_path=dataset --encoder=openclip:ViT-B-32/laion2b_s34b_b79k --learning_rate=0.002
   mmenc run -m VBPR -d baby --config_files="my.yaml" --nproc=2
+  torchrun --nproc-per-node=2 -m mmenc_plugin run -m VBPR -d baby --config_files="my.yaml"
   mmenc run --baselines=BPR --eval_slices=cold,warm,tail,missing-image,missing-text
   mmenc run -m VBPR -d baby --config_files="my.yaml" --plan
   mmenc run -m VBPR -d baby --config_files="my.yaml" --paradigm=end_to_end --resume
@@ -60,6 +62,8 @@ def main(args: argparse.Namespace, rest: Sequence[str]) -> int:
         return 0
     baselines = [name for name in args.baselines.split(",") if name]
     results = run_with_baselines(launch, baselines)
+    if os.environ.get("RANK", "0") != "0":  # one of torchrun's processes, of which the first prints
+        return 0
     mode = config["eval_args"]["mode"]["test"]
     ranking = "full ranking" if mode == "full" else f"ranking of sampled items ({mode})"
     if config["ranking_mask"] == "train":
