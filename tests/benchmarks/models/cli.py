@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ import torch
 
 from tests.benchmarks.models import data, report
 from tests.benchmarks.models.settings import PAIRS
-from tests.benchmarks.models.worker import Worker, serve
+from tests.benchmarks.models.worker import ROOT, Worker, command, serve
 
 
 def parse(description: str | None, arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -106,7 +107,7 @@ def _measured(model: str, args: argparse.Namespace) -> str:
     with contextlib.ExitStack() as stack:
         workers = {}
         for side in sides:
-            workers[side] = stack.enter_context(Worker(_command(model, args, side)))
+            workers[side] = stack.enter_context(Worker(_arguments(model, args, side)))
             _named(side, workers[side], "build")
         for _ in range(args.rounds):
             for side, worker in workers.items():
@@ -125,15 +126,16 @@ def _named(side: str, worker: Worker, *order: object) -> dict:
 
 
 def _must_agree(model: str, args: argparse.Namespace) -> None:
-    worker = Worker(_command(model, args, "parity"))
-    found, errors = worker.process.communicate()
-    if worker.process.returncode:
-        raise RuntimeError(f"no comparison, since it does not run: {errors.strip().splitlines()[-1][:300]}")
-    if found.strip():
-        raise RuntimeError(f"no ratio, since the answers differ: {found.strip()}")
+    arguments = command(_arguments(model, args, "parity"))
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"stopped with {done.returncode}"])[-1]
+        raise RuntimeError(f"no comparison, since it does not run: {last.strip()[:300]}")
+    if done.stdout.strip():
+        raise RuntimeError(f"no ratio, since the answers differ: {done.stdout.strip()}")
 
 
-def _command(model: str, args: argparse.Namespace, worker: str) -> list[str]:
+def _arguments(model: str, args: argparse.Namespace, worker: str) -> list[str]:
     return [
         model, f"--worker={worker}", f"--mmrec={args.mmrec}", f"--data={args.data}", f"--threads={args.threads}",
     ]  # fmt: skip

@@ -14,6 +14,8 @@ import torch
 
 from tests.benchmarks.models import clocks
 
+ROOT = Path(__file__).resolve().parents[3]
+
 
 def serve(side: str, model: str, folder: Path, checkout: Path, threads: int) -> None:
     """Load the data and the model, then answer each line of the standard input with a line."""
@@ -57,6 +59,11 @@ def _serve(side: Any, answers: Any) -> None:
         print(json.dumps(orders[order](*arguments)), file=answers, flush=True)
 
 
+def command(arguments: list[str]) -> list[str]:
+    """This benchmark in a process of its own, to be started in ROOT."""
+    return [sys.executable, "-m", "tests.benchmarks.models", *arguments]
+
+
 class Worker:
     """The other end: `worker("train", 10)` waits for the answer.
 
@@ -65,12 +72,10 @@ class Worker:
     """
 
     def __init__(self, arguments: list[str]) -> None:
-        command = [sys.executable, "-m", "tests.benchmarks.models", *arguments]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            cwd=Path(__file__).resolve().parents[3],
+            command(arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            cwd=ROOT,
         )  # fmt: skip
-        self.errors: list[str] = []
 
     def __call__(self, order: str, *arguments: Any) -> dict[str, Any]:
         """The answer to an order.
