@@ -1,6 +1,8 @@
 """A run that is killed and started again ends with the bits of one that was not."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import live_shop
@@ -16,7 +18,7 @@ from mmenc_plugin.training import checkpoints
 DRIVER = """
 import json, os, signal, sys, traceback
 from types import SimpleNamespace
-import torch
+import peft, torch
 import recbole.quick_start.quick_start as quick_start
 from mmenc_plugin import encoders
 from mmenc_plugin.hosts.recbole.trainer import MultimodalTrainer
@@ -58,14 +60,6 @@ def shop(tmp_path_factory, tiny_clip):
     return folder, {**live_shop.SETTINGS, **live_shop.make(folder), "encoder": f"openclip:local-dir:{tiny_clip}"}
 
 
-def run(folder, python, monkeypatch, *jobs):
-    """Run jobs (model, settings, where it kills itself or None) one after the other; the results of those that end."""
-    monkeypatch.chdir(folder)
-    done = python(DRIVER, json.dumps(jobs), OMP_NUM_THREADS="1")
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
-
-
 def end_of(folder):
     (path,) = folder.glob("*/epoch-*")
     state = checkpoints.read(path.parent)
@@ -73,32 +67,44 @@ def end_of(folder):
     return load_file(path / "state.safetensors"), state
 
 
+TWICE, ONCE = (None, (1, 1), (3, 2), None, None), (None, (2, 1), None)  # the first run of each is not stopped
 CASES = {
-    "warm start, schedule and lora": ("VBPR", {"warm_start_epochs": 1, "tune": "lora:2", "itc_weight": 0.1}),
-    "stale rows, dropout, graphs": ("FREEDOM", {"refresh": "never", "eval_step": 2, "tune": "top:1"}),
-    "frozen": ("MMGCL", {"paradigm": "frozen"}),
+    "warm start, schedule and lora": ("VBPR", {"warm_start_epochs": 1, "tune": "lora:2", "itc_weight": 0.1}, TWICE),
+    "stale rows, dropout, graphs": ("FREEDOM", {"refresh": "never", "eval_step": 2, "tune": "top:1"}, ONCE),
+    "frozen": ("MMGCL", {"paradigm": "frozen"}, ONCE),
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_run_that_is_killed_twice_ends_with_the_same_bits(shop, tmp_path, python, monkeypatch, case):
+@pytest.fixture(scope="module")
+def results(shop):
+    """What the runs of each case that came to their end have printed."""
     folder, settings = shop
-    model, more = CASES[case]
-    settings = {**settings, **more, "epochs": 4, "checkpoint_dir": str(tmp_path / "saved")}
-    whole, stopped = (settings | {"resume_dir": str(tmp_path / name)} for name in ("whole", "stopped"))
-    moments = (None, (1, 1), (3, 2), None, None)  # the last one finds a run that has ended
-    jobs = [(model, whole if place == 0 else stopped, at) for place, at in enumerate(moments)]
-    results = run(folder, python, monkeypatch, *jobs)
-    assert len(results) == 3
-    assert len(set(results)) == 1
-    (expected, one), (found, other) = end_of(tmp_path / "whole"), end_of(tmp_path / "stopped")
+    jobs = []
+    for case, (model, more, moments) in CASES.items():
+        for place, at in enumerate(moments):
+            resume_dir = folder / case / ("whole" if place == 0 else "stopped")
+            options = {"epochs": 4, "checkpoint_dir": str(folder / case / "saved"), "resume_dir": str(resume_dir)}
+            jobs.append((model, settings | more | options, at))
+    command = [sys.executable, "-c", DRIVER, json.dumps(jobs)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    printed = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
+    ends = iter(printed)
+    return {case: [next(ends) for at in moments if at is None] for case, (*_, moments) in CASES.items()}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_that_is_killed_ends_with_the_same_bits(shop, results, case):
+    assert len(set(results[case])) == 1
+    folder = shop[0] / case
+    (expected, one), (found, other) = end_of(folder / "whole"), end_of(folder / "stopped")
     assert expected.keys() == found.keys()
     for name, tensor in expected.items():
         assert torch.equal(tensor, found[name]), name
     same = ("best_valid_score", "cur_step", "best_valid_result", "train_loss_dict", "settings", "epoch")
     assert {key: one[key] for key in same} == {key: other[key] for key in same}
     assert str(one["random"][0]["numpy"]) == str(other["random"][0]["numpy"])
-    assert not list((tmp_path / "stopped").rglob("*.part"))
+    assert not list(folder.rglob("*.part"))
 
 
 @pytest.fixture

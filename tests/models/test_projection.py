@@ -15,7 +15,7 @@ ITEMS = torch.tensor([3, 0, 3, 8, 8, 3])  # some several times, most not at all
 class Live:
     """Features that are trained: a table with a gradient, which is asked for by rows."""
 
-    modalities = ("image",)
+    modalities, frozen = ("image",), False
 
     def __init__(self, values):
         self.values = values

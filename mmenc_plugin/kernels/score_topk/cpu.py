@@ -69,7 +69,7 @@ def _width(rows: int, columns: int, dimension: int) -> int:
     The product of a single user and a matrix is rounded otherwise at a ragged end, so it has none.
     """
     most = max(min(AREA // rows, WIDEST, max(AREA // ROWS, VALUES // max(dimension, 1))) // GROUP, 1) * GROUP
-    if columns <= most and rows > 1:
+    if columns <= FIRST * most and rows > 1:
         return columns
     spans = max(-(-columns // most), 1 if columns <= GROUP else 2)
     return -(-columns // (spans * GROUP)) * GROUP
@@ -108,14 +108,18 @@ class _Only:
         refuse_nan(scores[:, 0])  # it comes first
         self.scores = scores[:, : self.k]
         # topk takes equal scores in any order, and any of those equal to the k-th.
-        tied = ((scores[:, 1:] == scores[:, :-1]) & (scores[:, 1:] > -torch.inf)).any(1).nonzero()[:, 0]
-        for rows in torch.split(tied, max(1, AREA // tile.shape[1])):
+        tied = (scores[:, 1:] == scores[:, :-1]) & (scores[:, 1:] > -torch.inf)
+        rows = tied[:, : self.k - 1].any(1).nonzero()[:, 0]
+        columns = self.columns[rows, : self.k].sort(dim=1).values
+        order = tile[rows[:, None], columns].sort(dim=1, descending=True, stable=True).indices
+        self.columns[rows, : self.k] = columns.gather(1, order)
+        for rows in torch.split(tied[:, self.k - 1 :].any(1).nonzero()[:, 0], max(1, AREA // tile.shape[1])):
             order = tile[rows].sort(dim=1, descending=True, stable=True).indices
-            self.columns[rows] = order[:, : self.columns.shape[1]]
+            self.columns[rows, : self.k] = order[:, : self.k]
 
     def ranked(self) -> tuple[Tensor, Tensor]:
         """As that of `_Best`."""
-        return self.scores, self.columns[:, : self.k].masked_fill(self.scores == -torch.inf, 0)  # of no column
+        return self.scores, self.columns[:, : self.k]
 
 
 class _Best:

@@ -59,8 +59,8 @@ class Columns:
         return columns, self.rows[columns] == rows
 
     def to_rows(self, columns: Tensor) -> Tensor:
-        """The item rows of columns."""
-        return columns if self.rows is None else self.rows[columns]
+        """The item rows of columns, any row for one beyond the end."""
+        return columns if self.rows is None else self.rows[columns.clamp(max=len(self.rows) - 1)]
 
 
 class Spans:

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmenc_plugin.features.align import FrozenFeatures
 from mmenc_plugin.models.base import ItemFeatures
 from mmenc_plugin.models.blocks.graph import Graph, light_gcn
 
@@ -35,7 +34,7 @@ class Branches(nn.Module):
         self.item_fusion = nn.Linear(self.n_branches * width, width)
         for part in (self.user_id, self.item_id, *self.projections.values(), self.user_fusion, self.item_fusion):
             nn.init.xavier_uniform_(part.weight)  # type: ignore[arg-type]
-        if isinstance(features, FrozenFeatures):
+        if features.frozen:
             for m in features.modalities:
                 self.register_buffer(f"{m}_length", _lengths(features.table(m)), persistent=False)
 
