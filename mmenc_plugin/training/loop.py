@@ -64,6 +64,11 @@ class Loop:
                 f"{team.size} processes share batches of {largest} pairs, but each wants four at least. Start fewer "
                 "processes, or raise finetune_batch_size."
             )
+        if 0 < len(self.held) < team.size:
+            raise DataError(
+                f"{team.size} processes share the {len(self.held)} pairs that are held out, but each wants one. "
+                "Start fewer processes, or raise finetune_validation."
+            )
         self.steps_an_epoch = len(batches(self.train, self.settings.finetune_batch_size))
         self.steps = self.steps_an_epoch * self.settings.finetune_epochs
         self.parameters = list(trained_parameters(self.encoder).values())
@@ -153,22 +158,22 @@ class Loop:
         losses = self.step(batch, learns=True)
         loss = sum(losses.values())
         if not math.isfinite(loss):
-            raise self._diverged(f"the loss is {losses} in {where}", batch)
+            raise self._diverged(f"the loss is {losses} in {where}", batch.pairs)
         self.team.sum_gradients(self.parameters)
         if not all(bool(p.grad.isfinite().all()) for p in self.parameters if p.grad is not None):
-            raise self._diverged(f"a gradient is no number in {where}, at a loss of {loss:.4g}", batch)
+            raise self._diverged(f"a gradient is no number in {where}, at a loss of {loss:.4g}", batch.pairs)
         factor = rate(self.state["step"], self.steps, self.task.tuning)
         for group, full in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = full * factor
         self.optimizer.step()
         return loss
 
-    def _diverged(self, what: str, batch: Batch) -> TrainingError:
-        ids = [self.pairs.items.ids[row] for row in self._rows(batch.pairs)]
+    def _diverged(self, what: str, pairs: Rows) -> TrainingError:
+        ids = [self.pairs.items.ids[row] for row in self._rows(pairs)]
         kept = checkpoints.read(self.folder)
         told = f"of step {kept['state']['step']}, in {self.folder}" if kept else "none yet"
         return TrainingError(
-            f"{what}; the batch has items {some(ids)}. Lower encoder_learning_rate, lengthen warmup, or set autocast: "
+            f"{what}; of items {some(ids)}. Lower encoder_learning_rate, lengthen warmup, or set autocast: "
             f"none. The last good checkpoint is kept: {told}."
         )
 
@@ -177,7 +182,9 @@ class Loop:
         told: dict[str, Any] = {"epoch": epoch, "loss": self.state["sum"] / self.steps_an_epoch}
         self.state["sum"] = 0.0
         if len(self.held):
-            told["validation_loss"] = self._validation_loss()
+            told["validation_loss"] = loss = self._validation_loss()
+            if not math.isfinite(loss):
+                raise self._diverged(f"the validation loss is {loss} after epoch {epoch} (counted from 0)", self.held)
             if self.settings.finetune_select == "recall":
                 told |= self._retrieval()
         best = min((self._badness(entry) for entry in self.state["history"]), default=math.inf)

@@ -180,6 +180,15 @@ def test_weights_that_are_no_numbers_are_noticed(make_task, tmp_path):
         finetune(task, tmp_path / "out")
 
 
+def test_a_validation_that_is_no_number_stops(make_task, tmp_path, monkeypatch):
+    whole = Step.__call__
+    monkeypatch.setattr(
+        Step, "__call__", lambda *a, learns: whole(*a, learns=True) if learns else {"itc": float("nan")}
+    )
+    with pytest.raises(TrainingError, match=r"the validation loss is nan after epoch 0 .*is kept: none yet"):
+        finetune(make_task(), tmp_path / "out")
+
+
 def test_pictures_that_cannot_be_decoded_are_left_out(make_task, tmp_path, caplog):
     task = make_task(validation=0, epochs=1)
     path = task.items.image_dir / "5.png"

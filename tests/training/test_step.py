@@ -154,12 +154,19 @@ def test_two_processes_do_what_one_does(tiny_vlmo, tmp_path):
     assert team_report["before"] == report["before"]
 
 
-def test_a_batch_too_small_to_share_is_told(tiny_clip, items, tmp_path):
+@pytest.mark.parametrize(
+    ("n", "processes", "share", "told"),
+    [
+        (11, 4, 0, "4 processes share batches of 11 pairs, but each wants four at least"),
+        (40, 3, 0.02, "3 processes share the 2 pairs that are held out, but each wants one"),
+    ],
+)
+def test_parts_too_small_to_share_are_told(tiny_clip, tmp_path, n, processes, share, told):
     encoder = encoders.build(f"openclip:local-dir:{tiny_clip}")
     apply_tuning(encoder, "head")
-    settings = FinetuneSettings(finetune_batch_size=12, finetune_validation=0)
+    settings, items = FinetuneSettings(finetune_batch_size=12, finetune_validation=share), make_shapes(tmp_path, n)
     task, pairs = Task(items, "", settings, store=tmp_path, show_progress=False), read_pairs(items, tmp_path)
     team = Team("cpu")
-    team.size = 4
-    with pytest.raises(DataError, match="4 processes share batches of 11 pairs, but each wants four at least"):
+    team.size = processes
+    with pytest.raises(DataError, match=told):
         Loop(task, network_of(encoder, ["itc"]), pairs, None, team, tmp_path / "state", {})
