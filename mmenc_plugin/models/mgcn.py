@@ -57,9 +57,13 @@ class MGCN(BehaviourAndSide):
         alike = {m: nearest_items(self.features, m, self.options.knn_k) for m in self.features.modalities}
         self.item_graphs = nn.ModuleDict({m: cosine_graph(alike[m], self.n_items) for m in alike})
 
-    def side(self, behaviour: Tensor) -> Tensor:
-        """What the modalities share, and what each has of its own as far as behaviour prefers it [U + I, D]."""
-        content = torch.stack([self._content(m) for m in self.features.modalities])  # [M, U + I, D]
+    def contents(self) -> list[Tensor]:
+        """Each modality's content [U + I, D]."""
+        return [self._content(m) for m in self.features.modalities]
+
+    def side(self, behaviour: Tensor, contents: list[Tensor]) -> Tensor:
+        """What the modalities share, and what each has of its own as far as behaviour prefers it [N, D]."""
+        content = torch.stack(contents)  # [M, N, D]
         n = len(content)
         if n == 1:
             shared, own = content[0], torch.zeros_like(content[0])

@@ -39,6 +39,8 @@ class ModelContract:
         unscored: parameters that only the loss needs.
         stops_gradients: the loss detaches something on purpose, so that its gradient is not its derivative.
         features_train_only: features are read by the loss and not by the scores.
+        ranks_cold_items: items that nobody took are ranked by their features.
+        for_cold_items: settings that this takes, on top of `settings`.
     """
 
     model: ClassVar[str]
@@ -49,6 +51,8 @@ class ModelContract:
     unscored: ClassVar[frozenset[str]] = frozenset()
     stops_gradients: ClassVar[bool] = False
     features_train_only: ClassVar[bool] = False
+    ranks_cold_items: ClassVar[bool] = True
+    for_cold_items: ClassVar[Mapping[str, Any]] = {}
 
     def build(self, data: Checkerboard, seed: int = 0, **settings: Any) -> MultimodalRecommender:
         """The model on a data set, embeddings 8 wide unless `settings` says otherwise."""
@@ -223,6 +227,23 @@ class ModelContract:
         assert loss_type.lower() in model.loss(data.batch(torch.Generator().manual_seed(0)))
         samples.train(model, data, self.steps // 3, self.learning_rate)
         assert samples.found(model, data) >= 0.9
+
+    @pytest.mark.parametrize("shuffled", [False, True], ids=["as it is", "shuffled"])
+    @pytest.mark.parametrize("informative", ["image", "text"])
+    def test_cold_items_are_ranked_by_the_modality_that_knows_them(self, informative: Modality, shuffled: bool) -> None:
+        """Nine pairs in ten, of items that nobody took, are in order; with that modality shuffled, as coins fall.
+
+        A model whose scores of such items do not depend on features does no better than coins in either case.
+        """
+        data = samples.cold_pairs(informative, shuffled)
+        model = self.build(data, **{"embedding_size": 16, **self.for_cold_items})
+        if model.learns:
+            samples.train(model, data, self.steps // 3, self.learning_rate)
+        right, pairs = data.right(model.eval()), len(data.askers)
+        if self.ranks_cold_items and not shuffled:
+            assert right >= 0.9 * pairs
+        else:
+            assert samples.chance_of(right, pairs) > 1e-4
 
     def test_settings_are_closed_bounded_and_described(self) -> None:
         """No key but its own, a sentence for each, and no number without a bound."""

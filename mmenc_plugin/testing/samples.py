@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,79 @@ def checkerboard(modalities: Sequence[Modality] = ("image", "text"), n: int = 24
     users, items = seen.nonzero().unbind(1)
     interactions = Interactions(users, items, n_users=n + 1, n_items=n + 1, padding_row=True)
     return Checkerboard(FrozenFeatures(tables), interactions, seen, taste & ~seen)
+
+
+@dataclass(frozen=True)
+class ColdPairs(Checkerboard):
+    """A data set whose answer only one modality knows: of two items that nobody took, which is to a user's taste.
+
+    Users take items of one kind of two. In each pair is one of either kind, and an item is in one pair alone. The
+    modality's features say of which kind an item is, beside noise; those of the other modality are noise.
+
+    Where the features of that modality are shuffled among all items, nothing tells the two items of a pair apart: to
+    swap the two rows in features, in parameters at the start and in draws of negatives leaves the chance of
+    everything as it was, and turns the answer of this pair and of no other. So each pair is answered by the toss of
+    a fair coin of its own, and the number of right answers is binomial, whatever the model is.
+
+    Attributes:
+        askers: [P] the users who are asked, one a pair.
+        liked: [P] the item of each pair that is to their taste.
+        other: [P] the item that is not.
+    """
+
+    askers: Tensor
+    liked: Tensor
+    other: Tensor
+
+    def right(self, model: MultimodalRecommender) -> int:
+        """How many pairs the model puts in their order, and half of those whose scores are equal."""
+        with torch.no_grad():
+            liked, other = (model.pair_scores(self.askers, items) for items in (self.liked, self.other))
+        return int((liked > other).sum() + (liked == other).sum() // 2)
+
+
+def cold_pairs(informative: Modality, shuffled: bool, n_pairs: int = 32, n_warm: int = 80) -> ColdPairs:
+    """Make pairs of items that nobody took, the taste of whose askers is known from other items.
+
+    Args:
+        informative: image or text, which tells the kinds of items apart.
+        shuffled: whether its features are shuffled among all items.
+        n_pairs: P, and the number of users; even.
+        n_warm: items that users may have taken; a fifth of them each user has; even.
+    """
+    generator, n = torch.Generator().manual_seed(0), n_warm + 2 * n_pairs
+    rows = 1 + torch.randperm(n, generator=generator)  # that no order of rows tells anything
+    kind = torch.zeros(n + 1, dtype=torch.bool)
+    kind[rows[::2]] = True
+    warm = torch.zeros(n + 1, dtype=torch.bool)
+    warm[rows[:n_warm]] = True
+    askers = torch.arange(1, n_pairs + 1)
+    pairs, likes = rows[n_warm:].view(n_pairs, 2), askers % 2 == 0
+    taste = torch.zeros(n_pairs + 1, n + 1, dtype=torch.bool)
+    taste[1:] = likes[:, None] == kind
+    taste[:, 0] = False
+    order = (torch.rand(taste.shape, generator=generator) + (taste & warm)).argsort(dim=1, descending=True)
+    seen = torch.zeros_like(taste).scatter_(1, order[:, : n_warm // 5], torch.ones_like(taste)) & taste
+    tables: dict[Modality, AlignedFeatures] = {}
+    widths: dict[Modality, int] = {"image": 6, "text": 5}
+    for modality, width in widths.items():
+        values = 0.3 * torch.randn(n + 1, width, generator=generator)
+        if modality == informative:
+            values[:, 0] += 2.0 * kind - 1.0
+            if shuffled:
+                values[1:] = values[1 + torch.randperm(n, generator=generator)]
+        present = torch.arange(n + 1) > 0
+        tables[modality] = AlignedFeatures(values * present[:, None], present)
+    users, items = seen.nonzero().unbind(1)
+    interactions = Interactions(users, items, n_users=n_pairs + 1, n_items=n + 1, padding_row=True)
+    liked, other = torch.where(likes, pairs[:, 0], pairs[:, 1]), torch.where(likes, pairs[:, 1], pairs[:, 0])
+    return ColdPairs(FrozenFeatures(tables), interactions, seen, taste & ~seen, askers, liked, other)
+
+
+def chance_of(right: int, n: int) -> float:
+    """How likely n tosses of a fair coin are at least as far from n / 2 as `right` is."""
+    as_far = [comb(n, k) for k in range(n + 1) if abs(2 * k - n) >= abs(2 * right - n)]
+    return float(sum(as_far) / 2**n)
 
 
 def embed(encoder: Encoder, modality: Modality, inputs: Sequence[Any]) -> Tensor:

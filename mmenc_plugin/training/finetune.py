@@ -4,67 +4,33 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock
+from tqdm import tqdm
 
 from mmenc_plugin import encoders
 from mmenc_plugin.data.digests import json_digest
 from mmenc_plugin.data.files import write_atomically, writing
 from mmenc_plugin.encoders import Encoder
-from mmenc_plugin.encoders.base import Preparation
 from mmenc_plugin.errors import CheckpointError, MediaError, some
-from mmenc_plugin.features.pictures import PictureOptions, PictureSource, picture_threads
-from mmenc_plugin.settings import FinetuneSettings, TuningSettings
-from mmenc_plugin.training.bought import Bought
+from mmenc_plugin.features.pictures import PictureSource, picture_threads
 from mmenc_plugin.training.loop import Loop
 from mmenc_plugin.training.memory import advising, finetune_ways
-from mmenc_plugin.training.networks import check_shared_space, network_of
+from mmenc_plugin.training.networks import DualNetwork, check_shared_space, network_of
 from mmenc_plugin.training.pairs import Pairs, read_pairs
 from mmenc_plugin.training.saving import save_encoder
+from mmenc_plugin.training.task import Task, bought_of, check_same, made_of
 from mmenc_plugin.training.team import Team
 from mmenc_plugin.training.tuning import apply_tuning
-from mmenc_plugin.types import ItemTable
 
 REPORT, ENCODER, REJECTED = "report.json", "encoder", "rejected.json"
-_FREE = ("finetune_chunk", "finetune_dir", "gradient_checkpointing")  # change what is needed, not what is learned
 _log = logging.getLogger("mmenc_plugin")
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is to be fine-tuned.
-
-    Attributes:
-        items: whose pictures and texts are learned from.
-        base: URI of the encoder.
-        settings: objectives and course.
-        tuning: what of the encoder is trained, and how fast.
-        seed: of everything random.
-        device: where it computes.
-        preparation: of pictures, exact or fast.
-        pictures: threads, and a cache of what they prepare.
-        taken: users and the item ids that they took, [E] each, of the training part alone; for `bought`.
-        store: folder where digests of pictures are remembered.
-        show_progress: bars.
-    """
-
-    items: ItemTable
-    base: str
-    settings: FinetuneSettings = field(default_factory=FinetuneSettings)
-    tuning: TuningSettings = field(default_factory=TuningSettings)
-    seed: int = 2020
-    device: str = "cpu"
-    preparation: Preparation = "exact"
-    pictures: PictureOptions = field(default_factory=PictureOptions)
-    taken: tuple[Sequence[Any], Sequence[str]] | None = None
-    store: Path = Path("features")
-    show_progress: bool = True
 
 
 @dataclass(frozen=True)
@@ -106,28 +72,34 @@ def finetune(task: Task, folder: Path | None = None) -> Finetuned:
         task.store.mkdir(parents=True, exist_ok=True)
     team = Team(task.device, task.tuning.autocast)
     pairs = read_pairs(task.items, task.store, task.show_progress and team.speaks)
-    bought = _bought(task, pairs)
-    made_of = _made_of(task, encoder, pairs, bought)
-    folder = (folder or Path(task.settings.finetune_dir) / json_digest(made_of)[:16]).resolve()
+    made = made_of(task, encoder, pairs, bought_of(task, pairs))
+    folder = (folder or Path(task.settings.finetune_dir) / json_digest(made)[:16]).resolve()
     with _alone(folder, team):
-        report = _finished(folder, encoder, made_of)
-        if report is None:
-            pairs = pairs.without(_unfit(task, encoder, pairs, folder, team))
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(task.seed)  # new adapters are random
-                uses = {"image", "text", *task.settings.finetune_objectives} - {"bought"}
-                apply_tuning(encoder, task.tuning.tune, uses)
-            encoder.set_gradient_checkpointing(task.tuning.gradient_checkpointing)
-            loop = Loop(task, network, pairs, _bought(task, pairs), team, folder / "state", made_of)
-            with advising(*_step_of(task)):
-                report = {"made_of": made_of, "base": task.base, **loop.run()}
-            if team.speaks:
-                encoder.set_gradient_checkpointing(False)
-                save_encoder(encoder, folder / ENCODER, report)
-                write_atomically(folder / REPORT, json.dumps(report, indent=2, ensure_ascii=False).encode())
-                loop.forget()
-            team.wait()
+        report = _finished(folder, encoder, made) or _train(task, network, pairs, team, folder, made)
     return Finetuned(encoder.saved_uri(folder / ENCODER), folder, report)
+
+
+def _train(
+    task: Task, network: DualNetwork, pairs: Pairs, team: Team, folder: Path, made: dict[str, Any]
+) -> dict[str, Any]:
+    """Train from where it stands, and write the encoder and, last, the report."""
+    encoder = network.encoder
+    pairs = pairs.without(_unfit(task, encoder, pairs, folder, team))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(task.seed)  # new adapters are random
+        uses = {"image", "text", *task.settings.finetune_objectives} - {"bought"}
+        apply_tuning(encoder, task.tuning.tune, uses)
+    encoder.set_gradient_checkpointing(task.tuning.gradient_checkpointing)
+    loop = Loop(task, network, pairs, bought_of(task, pairs), team, folder / "state", made)
+    with advising(*_step_of(task)):
+        report = {"made_of": made, "base": task.base, **loop.run()}
+    if team.speaks:
+        encoder.set_gradient_checkpointing(False)
+        save_encoder(encoder, folder / ENCODER, report)
+        write_atomically(folder / REPORT, json.dumps(report, indent=2, ensure_ascii=False).encode())
+        loop.forget()
+    team.wait()
+    return report
 
 
 def _step_of(task: Task) -> tuple[str, str, list[str]]:
@@ -135,24 +107,6 @@ def _step_of(task: Task) -> tuple[str, str, list[str]]:
     chunk, size = task.settings.finetune_chunk, task.settings.finetune_batch_size
     ways = finetune_ways({**task.settings.model_dump(), **task.tuning.model_dump()})
     return f"a fine-tuning step of {size} pairs, {chunk} at once,", task.device, ways
-
-
-def _bought(task: Task, pairs: Pairs) -> Bought | None:
-    if "bought" not in task.settings.finetune_objectives:
-        return None
-    return Bought(pairs, *(task.taken or ([], [])))
-
-
-def _made_of(task: Task, encoder: Encoder, pairs: Pairs, bought: Bought | None) -> dict[str, Any]:
-    """Everything that the result depends on."""
-    settings = {**task.settings.model_dump(), **task.tuning.model_dump()}
-    return {
-        "encoder": encoder.spec.recipe(),
-        "settings": {name: value for name, value in settings.items() if name not in _FREE},
-        "seed": task.seed,
-        "items": pairs.digest,
-        "bought": bought.digest if bought else None,
-    }
 
 
 @contextmanager
@@ -170,37 +124,17 @@ def _alone(folder: Path, team: Team) -> Iterator[None]:
         lock.release()
 
 
-def _finished(folder: Path, encoder: Encoder, made_of: dict[str, Any]) -> dict[str, Any] | None:
+def _finished(folder: Path, encoder: Encoder, made: dict[str, Any]) -> dict[str, Any] | None:
     path = folder / REPORT
     if not path.is_file():
         return None
     try:
         report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        check_same(report["made_of"], made_of, folder)
+        check_same(report["made_of"], made, folder)
     except (ValueError, KeyError) as error:
         raise CheckpointError(f"{path} is damaged ({error}). Delete {folder} to start anew.") from error
     encoders.check(encoder.saved_uri(folder / ENCODER))
     return report
-
-
-def check_same(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    """A folder goes on with what it was begun with.
-
-    Raises:
-        CheckpointError: names each setting that differs.
-    """
-    flat = [{**parts["settings"], **{k: v for k, v in parts.items() if k != "settings"}} for parts in (before, now)]
-    changed = [name for name in flat[1] if flat[0].get(name) != json.loads(json.dumps(flat[1][name]))]
-    if not changed:
-        return
-    told = [
-        f"{n} was {flat[0].get(n)!r} and is {flat[1][n]!r}" if n in now["settings"] or n == "seed" else f"other {n}"
-        for n in changed
-    ]
-    raise CheckpointError(
-        f"{folder} holds a fine-tuning of another making: {'; '.join(told)}. Set it back to go on from there, or name "
-        "another folder with --output."
-    )
 
 
 def _unfit(task: Task, encoder: Encoder, pairs: Pairs, folder: Path, team: Team) -> list[int]:
@@ -230,6 +164,9 @@ def _reasons(task: Task, encoder: Encoder, pairs: Pairs) -> dict[str, str]:
 
     with picture_threads(task.pictures.threads()) as pool:
         found = zip(pairs.rows, pool.map(reason, map(int, pairs.rows)), strict=True)
-        reasons = {task.items.ids[int(row)]: why for row, why in found if why}
+        bar = tqdm(
+            found, total=len(pairs), unit="item", desc="check image", disable=not task.show_progress, leave=False
+        )
+        reasons = {task.items.ids[int(row)]: why for row, why in bar if why}
     source.close()
     return reasons

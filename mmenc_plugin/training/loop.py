@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,11 +25,9 @@ from mmenc_plugin.training.optimizer import encoder_groups, rate
 from mmenc_plugin.training.pairs import Pairs, batches, shuffled, split
 from mmenc_plugin.training.retrieval import retrieval
 from mmenc_plugin.training.step import Batch, Step
+from mmenc_plugin.training.task import Task, check_same
 from mmenc_plugin.training.team import Team
 from mmenc_plugin.training.tuning import load_trained_state, trained_parameters, trained_state
-
-if TYPE_CHECKING:
-    from mmenc_plugin.training.finetune import Task
 
 AHEAD = 2  # batches whose pictures are being prepared while one is learned from
 SAVE_SECONDS = 300.0  # between checkpoints within an epoch
@@ -106,8 +104,6 @@ class Loop:
         )  # fmt: skip
 
     def _resume(self) -> None:
-        from mmenc_plugin.training.finetune import check_same
-
         found = checkpoints.read(self.folder)
         if found is None:
             return

@@ -81,9 +81,8 @@ class Step:
     def __call__(self, batch: Batch, learns: bool) -> dict[str, float]:
         """The losses of a batch by objective; gradients of their sum are added to those of the parameters.
 
-        NaN stands for the contrast of an encoder whose outputs are no numbers.
-
-        Every process computes the contrast of the whole batch, and takes the gradients of its own share of it.
+        Every process computes the contrast of the whole batch, and takes the gradients of its own share of it. Where
+        the encoder's outputs are no numbers, the contrast is NaN and nothing is added.
         """
         mine = self.team.share(len(batch.pairs))
         chunks = [slice(at, min(at + self.chunk, mine.stop)) for at in range(mine.start, mine.stop, self.chunk)]

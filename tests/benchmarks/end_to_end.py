@@ -54,6 +54,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tune", default="full", help="what of the encoder is trained (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=3, help="that are timed, for each side (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="threads that prepare pictures; 0 for one a core")
+    parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU (default: %(default)s)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--autocast", action="store_true", help="bfloat16 in both; losses are compared without it")
     args = parser.parse_args(given)
@@ -261,6 +262,7 @@ def report(ours: Side, plain: Side, args: argparse.Namespace, difference: float)
 def main() -> None:
     """Check, measure, print."""
     args = arguments()
+    torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "images").mkdir()

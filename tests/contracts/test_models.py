@@ -7,6 +7,7 @@ from mmenc_plugin.testing import ModelContract
 SPECIAL: dict[str, dict] = {
     "FREEDOM": {
         "settings": {"knn_k": 6, "edge_dropout": 0.0},
+        "for_cold_items": {"image_weight": 0.5},  # its default, 0.1, lets texts drown what pictures know
         "unscored": frozenset(f"projections.{m}.{part}" for m in ("image", "text") for part in ("weight", "bias")),
     },
     "SLMRec": {
@@ -20,10 +21,13 @@ SPECIAL: dict[str, dict] = {
     "BM3": {
         "stops_gradients": True,
         "features_train_only": True,
+        "ranks_cold_items": False,  # by their ids' embeddings, which no loss of the features moves
         "unscored": frozenset(f"projections.{m}.{part}" for m in ("image", "text") for part in ("weight", "bias")),
     },
 }
 
+# An item without users gets nothing back from the graph of users and items, its own features least of all.
+SPECIAL["LGMRec"] = {"for_cold_items": {"n_modality_layers": 0}}
 SPECIAL["ItemKNNContent"] = {"settings": {"knn_k": 0}}
 
 for _name in models.registry.names():

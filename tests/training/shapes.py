@@ -1,4 +1,4 @@
-"""Items whose texts say what their pictures show: a colour above another."""
+"""Items whose texts, at most 13 letters long, say what their pictures show: a colour above another."""
 
 import itertools
 
@@ -24,7 +24,7 @@ def make_shapes(folder, n=None):
         pixels = np.concatenate([np.full((16, 32, 3), COLOURS[colour]) for colour in (above, below)])
         noisy = (pixels + rng.integers(-10, 10, pixels.shape)).clip(0, 255)
         Image.fromarray(noisy.astype(np.uint8)).save(folder / "images" / f"{k}.png")
-    texts = [f"{above} over {below}" for above, below in pairs]
+    texts = [f"{above} {below}" for above, below in pairs]
     return ItemTable(
         [f"i{k}" for k in range(len(pairs))], texts, [f"{k}.png" for k in range(len(pairs))], folder / "images"
     )

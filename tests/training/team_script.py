@@ -15,10 +15,11 @@ from mmenc_plugin import encoders
 from mmenc_plugin.features.pictures import PictureOptions
 from mmenc_plugin.settings import FinetuneSettings, TuningSettings
 from mmenc_plugin.training.bought import Bought
-from mmenc_plugin.training.finetune import Task, finetune
+from mmenc_plugin.training.finetune import finetune
 from mmenc_plugin.training.networks import network_of
 from mmenc_plugin.training.pairs import read_pairs
 from mmenc_plugin.training.step import Batch, Step
+from mmenc_plugin.training.task import Task
 from mmenc_plugin.training.team import Team
 
 OBJECTIVES = ["itc", "itm", "mlm", "bought"]

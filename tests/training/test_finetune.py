@@ -12,14 +12,15 @@ from mmenc_plugin import encoders
 from mmenc_plugin.errors import CheckpointError, DataError, SettingsError, TrainingError
 from mmenc_plugin.settings import FinetuneSettings, TuningSettings
 from mmenc_plugin.training import loop as loop_module
-from mmenc_plugin.training.finetune import Task, finetune
+from mmenc_plugin.training.finetune import finetune
 from mmenc_plugin.training.loop import Loop
 from mmenc_plugin.training.step import Step
+from mmenc_plugin.training.task import Task
 
 
 @pytest.fixture
-def make_task(tmp_path, tiny_clip):
-    def make(n=24, base=f"openclip:local-dir:{tiny_clip}", taken=None, tuning=None, **settings):
+def make_task(tmp_path, tiny_hf_clip):
+    def make(n=24, base=f"hf:{tiny_hf_clip}", taken=None, tuning=None, **settings):
         given = {"epochs": 2, "batch_size": 8, "chunk": 4, "validation": 0.25, "dir": str(tmp_path / "finetuned")}
         named = FinetuneSettings(**{f"finetune_{name}": value for name, value in (given | settings).items()})
         rates = TuningSettings(**{"encoder_learning_rate": 1e-3, **(tuning or {})})
@@ -35,9 +36,9 @@ def weights(result):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_a_dual_encoder_learns_what_the_pictures_show(make_task):
+def test_a_dual_encoder_learns_what_the_pictures_show(make_task, tiny_clip):
     task = make_task(
-        None, epochs=45, batch_size=40, chunk=40, select="recall", patience=45,
+        None, f"openclip:local-dir:{tiny_clip}", epochs=26, batch_size=40, chunk=40, select="recall", patience=26,
         tuning={"encoder_learning_rate": 5e-3, "warmup": 0.1},
     )  # fmt: skip
     report = finetune(task).report
@@ -118,11 +119,11 @@ def test_changed_settings_are_named(make_task, tmp_path, monkeypatch):
     assert finetune(make_task(), tmp_path / "out") == done
 
 
-def test_the_result_is_an_encoder_with_its_lineage(make_task, tiny_clip):
-    base = f"openclip:local-dir:{tiny_clip}"
+def test_the_result_is_an_encoder_with_its_lineage(make_task, tiny_hf_clip):
+    base = f"hf:{tiny_hf_clip}"
     result = finetune(make_task())
     tuned, before = encoders.build(result.uri), encoders.build(base)
-    assert not torch.equal(tuned.embed_texts(["red over blue"]), before.embed_texts(["red over blue"]))
+    assert not torch.equal(tuned.embed_texts(["red blue"]), before.embed_texts(["red blue"]))
     lineage = json.loads((result.folder / "encoder" / "lineage.json").read_text())
     assert lineage["base"] == base
     assert lineage["weights_sha256"] == {"before": before.spec.weights_sha256, "after": tuned.spec.weights_sha256}
@@ -136,14 +137,14 @@ def test_the_best_epoch_is_kept_and_training_stops(make_task, monkeypatch):
     whole = Loop._close_epoch
 
     def close(self, epoch, bar):
-        kept.append(self.encoder.model.text.token_embedding.weight.detach().clone())
+        kept.append(self.encoder.model.text_model.embeddings.token_embedding.weight.detach().clone())
         whole(self, epoch, bar)
 
     monkeypatch.setattr(Loop, "_close_epoch", close)
     result = finetune(make_task(epochs=9, patience=2))
     assert result.report["best_epoch"] == 1
     assert len(result.report["history"]) == 4
-    assert torch.equal(encoders.build(result.uri).model.text.token_embedding.weight, kept[1])
+    assert torch.equal(encoders.build(result.uri).model.text_model.embeddings.token_embedding.weight, kept[1])
     assert not torch.equal(kept[1], kept[3])
 
 

@@ -16,7 +16,14 @@ from shapes import make_shapes
 from team_script import OBJECTIVES, step_of
 
 from mmenc_plugin import encoders
+from mmenc_plugin.errors import DataError
+from mmenc_plugin.settings import FinetuneSettings
+from mmenc_plugin.training.loop import Loop
+from mmenc_plugin.training.networks import network_of
+from mmenc_plugin.training.pairs import read_pairs
+from mmenc_plugin.training.task import Task
 from mmenc_plugin.training.team import Team
+from mmenc_plugin.training.tuning import apply_tuning
 
 
 @pytest.fixture
@@ -145,3 +152,14 @@ def test_two_processes_do_what_one_does(tiny_vlmo, tmp_path):
     for entry, expected in zip(team_report["history"], report["history"], strict=True):
         assert entry == pytest.approx(expected, rel=1e-3)
     assert team_report["before"] == report["before"]
+
+
+def test_a_batch_too_small_to_share_is_told(tiny_clip, items, tmp_path):
+    encoder = encoders.build(f"openclip:local-dir:{tiny_clip}")
+    apply_tuning(encoder, "head")
+    settings = FinetuneSettings(finetune_batch_size=12, finetune_validation=0)
+    task, pairs = Task(items, "", settings, store=tmp_path, show_progress=False), read_pairs(items, tmp_path)
+    team = Team("cpu")
+    team.size = 4
+    with pytest.raises(DataError, match="4 processes share batches of 11 pairs, but each wants four at least"):
+        Loop(task, network_of(encoder, ["itc"]), pairs, None, team, tmp_path / "state", {})

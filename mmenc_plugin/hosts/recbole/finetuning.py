@@ -12,7 +12,8 @@ from mmenc_plugin.hosts.recbole.config import feature_settings, settings_of
 from mmenc_plugin.hosts.recbole.config_checks import one_encoder
 from mmenc_plugin.settings import FinetuneSettings, TuningSettings
 from mmenc_plugin.training.checkpoints import random_state, set_random_state
-from mmenc_plugin.training.finetune import Finetuned, Task, finetune
+from mmenc_plugin.training.finetune import Finetuned, finetune
+from mmenc_plugin.training.task import Task
 from mmenc_plugin.types import ItemTable
 
 Taken = tuple[Sequence[Any], Sequence[str]]  # users and the ids of items that they took

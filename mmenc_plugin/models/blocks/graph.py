@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -100,17 +101,19 @@ class _MeanOfLayers(torch.autograd.Function):
     """Mean of graph^l x over l = 0..L, by Horner's rule; its gradient is the same with the transposed graph."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, graph: Graph, n_layers: int) -> Tensor:
-        ctx.graph, ctx.n_layers = graph, n_layers
-        return _MeanOfLayers.mean(graph.matrix(), x, n_layers)
+    def forward(ctx: Any, graph: Graph, n_layers: int, *parts: Tensor) -> Tensor:
+        ctx.graph, ctx.n_layers, ctx.sizes = graph, n_layers, [len(part) for part in parts]
+        return _MeanOfLayers.mean(graph.matrix(), torch.cat(parts).div_(n_layers + 1), n_layers)
 
     @staticmethod
-    def backward(ctx: Any, *above: Tensor) -> tuple[Tensor, None, None]:
-        return _MeanOfLayers.mean(ctx.graph.matrix(transposed=True), above[0], ctx.n_layers), None, None
+    def backward(ctx: Any, *above: Tensor) -> tuple[Tensor | None, ...]:
+        matrix = ctx.graph.matrix(transposed=True)
+        of_nodes = _MeanOfLayers.mean(matrix, above[0] / (ctx.n_layers + 1), ctx.n_layers)
+        return None, None, *torch.split(of_nodes, ctx.sizes)
 
     @staticmethod
-    def mean(matrix: Tensor, x: Tensor, n_layers: int) -> Tensor:
-        own = layers = x / (n_layers + 1)
+    def mean(matrix: Tensor, own: Tensor, n_layers: int) -> Tensor:
+        layers = own
         for _ in range(n_layers):
             layers = sparse_product(matrix, layers, own)
         return layers
@@ -205,11 +208,10 @@ def light_gcn(graph: Graph, users: Tensor, items: Tensor, n_layers: int, dropout
     Returns:
         [U, D] and [I, D].
     """
-    both = torch.cat([users, items])
     if not dropout:
-        both = mean_of_layers(graph, both, n_layers)
+        both = mean_of_layers(graph, (users, items), n_layers)
     else:
-        layer = both
+        layer = both = torch.cat([users, items])
         for _ in range(n_layers):
             layer = F.dropout(graph(layer), dropout)
             both = both + layer
@@ -217,9 +219,10 @@ def light_gcn(graph: Graph, users: Tensor, items: Tensor, n_layers: int, dropout
     return tuple(torch.split(both, [len(users), len(items)]))  # type: ignore[return-value]
 
 
-def mean_of_layers(graph: Graph, nodes: Tensor, n_layers: int) -> Tensor:
-    """Mean over the layers 0..n_layers of graph^l times the embeddings of all nodes [N, D]."""
-    return cast(Tensor, _MeanOfLayers.apply(full(nodes), graph, n_layers))  # type: ignore[no-untyped-call]
+def mean_of_layers(graph: Graph, nodes: Sequence[Tensor], n_layers: int) -> Tensor:
+    """Mean [N, D] over the layers 0..n_layers of graph^l times the embeddings of all nodes, which come in parts."""
+    parts = [full(part) for part in nodes]
+    return cast(Tensor, _MeanOfLayers.apply(graph, n_layers, *parts))  # type: ignore[no-untyped-call]
 
 
 def _csr(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:

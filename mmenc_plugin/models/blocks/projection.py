@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmenc_plugin.features.align import FrozenFeatures
 from mmenc_plugin.models.base import ItemFeatures
 from mmenc_plugin.types import Modality
 
@@ -35,7 +34,7 @@ def project_rows(
         [N, D'].
     """
     distinct, place = torch.unique(items, return_inverse=True)
-    if isinstance(features, FrozenFeatures):
+    if features.frozen:
         projected = cast(Tensor, _Projected.apply(weight, features.table(modality), distinct))  # type: ignore[no-untyped-call]
     else:
         projected = F.linear(features.rows(modality, distinct), weight)

@@ -29,6 +29,7 @@ class _Unit(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *above: Tensor) -> Tensor:
-        y, inverse = cast(tuple[Tensor, Tensor], ctx.saved_tensors)
+        y, inverse = ctx.saved_tensors
         along = torch.linalg.vecdot(y, above[0]).unsqueeze(1)
-        return torch.addcmul(above[0], y, along, value=-1).mul_(inverse)
+        of_x: Tensor = torch.addcmul(above[0], y, along, value=-1).mul_(inverse)
+        return of_x

@@ -65,6 +65,10 @@ def split(rng: np.random.Generator, users: np.ndarray) -> np.ndarray:
 
 
 def draw_features(rng: np.random.Generator, topics: np.ndarray, width: int) -> np.ndarray:
-    """[I, width] float32: a direction of each topic, and noise."""
+    """[I, width] float32: a direction of each topic, and noise; rows of length 1 or so, as encoders give them.
+
+    Longer ones, as they are, drive LGMRec's softmaxes into numbers so small that processors take many times as long.
+    """
     centres = rng.standard_normal((N_TOPICS, width), dtype=np.float32)
-    return centres[topics] + 1.5 * rng.standard_normal((len(topics), width), dtype=np.float32)
+    values = centres[topics] + 1.5 * rng.standard_normal((len(topics), width), dtype=np.float32)
+    return values / np.float32(np.sqrt(width * (1 + 1.5**2)))
