@@ -168,6 +168,8 @@ def test_features_that_do_not_fit_are_refused(face):
         ValueError, match=r"modalities asks for 'image', but MMRec has found features of \['text'\] alone"
     ):
         kind(Config(config, v=None, modalities=["image", "text"]), loader(data))
+    with pytest.raises(ValueError, match=r"paradigm is 'end_to_end', but MMRec .* trains no encoder: leave it out"):
+        kind(Config(config, paradigm="end_to_end"), loader(data))
     with pytest.raises(ValueError, match="embedding_size is 0"):
         kind(Config(config, embedding_size=0), loader(data))
     assert kind(Config(config, v=None), loader(data)).model.features.modalities == ("text",)
