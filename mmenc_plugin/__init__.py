@@ -4,7 +4,7 @@ Importing this package imports neither torch nor numpy (a path file imports it w
 starts): its parts load when they are first touched.
 """
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 __all__ = ["__version__", "data", "encoders", "features", "kernels", "models", "register"]
 
 _PARTS = {"data", "encoders", "features", "kernels", "models"}

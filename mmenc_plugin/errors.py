@@ -42,6 +42,14 @@ class CheckpointError(MmencError, RuntimeError):
     """A checkpoint that holds what no checkpoint of RecBole or of ours holds."""
 
 
+class NoMemoryError(MmencError, RuntimeError):
+    """A step that does not fit into the device's memory."""
+
+
+class TrainingError(MmencError, ValueError):
+    """A training that has come to numbers that are none."""
+
+
 class MissingExtraError(MmencError, ImportError):
     """An optional dependency that is not installed."""
 

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from mmenc_plugin.errors import SettingsError, nearest
+from mmenc_plugin.rules import refresh_rule as refresh_rule
+from mmenc_plugin.rules import tuning_scope as tuning_scope
 from mmenc_plugin.types import Modality
 
 
@@ -33,11 +35,27 @@ def _as_mapping(value: Any) -> Any:
     return yaml.safe_load(value) if isinstance(value, str) and value.startswith("{") else value
 
 
+def _is_scope(tune: str) -> str:
+    try:
+        tuning_scope(tune)
+    except SettingsError as error:
+        raise ValueError(str(error).partition(": ")[2]) from None  # `_sentence` says what it is of
+    return tune
+
+
 def _as_words(value: Any) -> Any:
     """A list of names may be written as one text, with commas between them."""
     if isinstance(value, str) and not value.startswith("["):
         return [word.strip() for word in value.split(",") if word.strip()]
     return _as_list(value)
+
+
+def _is_rule(refresh: str) -> str:
+    try:
+        refresh_rule(refresh)
+    except SettingsError as error:
+        raise ValueError(str(error)) from None
+    return refresh
 
 
 Names = Annotated[list[str], BeforeValidator(_as_list)]
@@ -52,7 +70,11 @@ class FeatureSettings(Settings):
         description="the encoder's URI, family:architecture/weights, or one for each modality: "
         "{image: openclip:ViT-B-32/openai, text: sbert:all-MiniLM-L6-v2}",
     )
-    paradigm: Literal["frozen"] = Field("frozen", description="frozen: features are computed once")
+    paradigm: Literal["frozen", "finetuned", "end_to_end"] = Field(
+        "frozen",
+        description="frozen: features are computed once; finetuned: by an encoder that is trained on the items before; "
+        "end_to_end: by an encoder that is trained with the recommender",
+    )
     modalities: Annotated[list[Modality], BeforeValidator(_as_list)] = Field(
         default=["image", "text"],
         min_length=1,
@@ -98,6 +120,96 @@ class FeatureSettings(Settings):
                 f"Add an encoder for '{modality}' or take it out of modalities."
             )
         return self.encoder[modality]
+
+
+class TuningSettings(Settings):
+    """What of an encoder is trained, and how; for paradigm: finetuned and end_to_end."""
+
+    tune: Annotated[str, AfterValidator(_is_scope)] = Field(
+        "full",
+        description="full: all of the encoder; head: the last norm, the projection and the temperature; top:N: the "
+        "last N blocks of each tower, and the head; lora:R: adapters of rank R beside the linear layers of all blocks "
+        "(these want a learning rate some ten times as large)",
+    )
+    encoder_learning_rate: float = Field(1e-5, gt=0, description="of the encoder's parameters that lie deepest")
+    encoder_weight_decay: float = Field(
+        0.05, ge=0, description="of the encoder's matrices; norms, biases and temperatures have none"
+    )
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="factor of the learning rate from each block of the encoder to the one before it"
+    )
+    warmup: float = Field(
+        0.05, ge=0, le=1, description="share of the steps in which the encoder's learning rate rises from zero"
+    )
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "cosine", description="of the encoder's learning rate behind the warm-up; linear and cosine end at zero"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="compute the inside of blocks anew in the backward pass: a third more time, much less memory"
+    )
+    autocast: Literal["none", "bfloat16"] = Field(
+        "none", description="precision that an encoder computes in while it is trained; its weights stay as they are"
+    )
+
+
+Objective = Literal["itc", "itm", "mlm", "bought"]
+
+
+class FinetuneSettings(Settings):
+    """How an encoder is fine-tuned on the items' pairs of picture and text; for paradigm: finetuned."""
+
+    finetune_objectives: Annotated[list[Objective], BeforeValidator(_as_list)] = Field(
+        default=["itc"],
+        min_length=1,
+        description="itc: contrast of pictures and texts; itm: matching with hard negatives, and mlm: masked words "
+        "(both of encoders that see picture and text together, as VLMo); bought: contrast of items that users of the "
+        "training part took together",
+    )
+    finetune_epochs: int = Field(10, ge=1, le=100000, description="passes over the pairs, at most")
+    finetune_batch_size: int = Field(256, ge=2, le=1048576, description="pairs that are contrasted with each other")
+    finetune_chunk: int = Field(
+        32, ge=1, le=65536, description="pairs encoded at once, by each process; bounds the memory, not the result"
+    )
+    finetune_validation: float = Field(
+        0.1, ge=0, le=0.5, description="share of the pairs that is held out, none of whose pictures or texts is learned"
+    )
+    finetune_select: Literal["loss", "recall"] = Field(
+        "loss", description="which epoch is kept: that of the least validation loss, or of the best R@1 both ways"
+    )
+    finetune_patience: int = Field(3, ge=1, description="epochs without a better one before training stops")
+    finetune_dir: str = Field(
+        "finetuned", description="folder of fine-tuned encoders, each under the key of its making"
+    )
+
+
+class LiveSettings(Settings):
+    """How an encoder is trained with a recommender; for paradigm: end_to_end."""
+
+    warm_start_epochs: int = Field(
+        0, ge=0, description="first epochs in which the recommender learns alone, as fast as from frozen features"
+    )
+    refresh: Annotated[str, AfterValidator(_is_rule)] = Field(
+        "epoch",
+        description="when items that the batches did not hold are encoded again. epoch: before each epoch and "
+        "evaluation; evaluation: before evaluations; steps:N: after every N steps too; never: before the test alone, "
+        "so that the best epoch is chosen by rows of different ages",
+    )
+    itc_weight: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the image-text contrastive loss of the batch's items beside the recommendation loss; "
+        "needs image and text of one encoder",
+    )
+
+
+class ResumeSettings(Settings):
+    """What a run keeps to go on after it was stopped."""
+
+    resume_dir: str = Field(
+        "",
+        description="folder of a checkpoint after each epoch; a run that finds one there goes on from it and ends as "
+        "if it had not been stopped. Empty for none",
+    )
 
 
 class RankingSettings(Settings):
@@ -180,4 +292,6 @@ def _sentence(kind: type[Settings], error: Any) -> str:
     if error["type"] == "literal_error" and isinstance(error["input"], str):
         options = str(error.get("ctx", {}).get("expected", "")).replace("'", "").replace(" or ", ", ").split(", ")
         hint = nearest(error["input"], options)
-    return f"{path} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}.{hint}{meaning}"
+    told = error["msg"].removeprefix("Value error, ")
+    stop = "" if told.endswith(("?", ".")) else "."
+    return f"{path} is {error['input']!r}: {told[0].lower()}{told[1:]}{stop}{hint}{meaning}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 
 from mmenc_plugin.errors import SettingsError
@@ -46,3 +47,13 @@ def launch_of(args: argparse.Namespace, rest: Sequence[str]) -> Launch:
     names = ("nproc", "world_size", "ip", "port", "group_offset")
     processes = {name: getattr(args, name) for name in names if hasattr(args, name)}
     return Launch(args.model, args.dataset, (args.config_files or "").split(), list(rest), processes)
+
+
+def own_gpu(rest: Sequence[str]) -> list[str]:
+    """The setting that gives each of several processes on this machine a GPU of its own."""
+    rank = os.environ.get("LOCAL_RANK")
+    if rank is None or any(argument.startswith(("--gpu_id=", "--use_gpu=")) for argument in rest):
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = visible.split(",") if visible else []
+    return [f"--gpu_id={gpus[int(rank) % len(gpus)] if gpus else rank}"]

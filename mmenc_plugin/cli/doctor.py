@@ -26,6 +26,8 @@ EXTRAS = {
     "simplejpeg": "fast",
     "transformers": "hf",
     "timm": "timm",
+    "peft": "train",
+    "accelerate": "train",
     "hyperopt": "hyper",
 }
 

@@ -6,7 +6,7 @@ import argparse
 import os
 from collections.abc import Sequence
 
-from mmenc_plugin.cli._host_arguments import OVERRIDES, add_host_arguments, launch_of
+from mmenc_plugin.cli._host_arguments import OVERRIDES, add_host_arguments, launch_of, own_gpu
 
 HELP = "encode the items' pictures and texts ahead of a run"
 DESCRIPTION = f"""\
@@ -34,18 +34,8 @@ def main(args: argparse.Namespace, rest: Sequence[str]) -> int:
     from mmenc_plugin.hosts.recbole.features import blocks_of, items_of
     from mmenc_plugin.hosts.recbole.run import make_config
 
-    config = make_config(launch_of(args, [*rest, *_own_gpu(rest)]))
+    config = make_config(launch_of(args, [*rest, *own_gpu(rest)]))
     for modality, block in blocks_of(config, items_of(config)).items():
         if os.environ.get("RANK", "0") == "0":  # one of several processes speaks for all
             print_block(modality, block)
     return 0
-
-
-def _own_gpu(rest: Sequence[str]) -> list[str]:
-    """The setting that gives each of several processes on this machine a GPU of its own."""
-    rank = os.environ.get("LOCAL_RANK")
-    if rank is None or any(argument.startswith(("--gpu_id=", "--use_gpu=")) for argument in rest):
-        return []
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = visible.split(",") if visible else []
-    return [f"--gpu_id={gpus[int(rank) % len(gpus)] if gpus else rank}"]

@@ -79,9 +79,18 @@ def _kernels() -> Table:
 
 def _settings() -> Table:
     from mmenc_plugin import models
-    from mmenc_plugin.settings import FeatureSettings, RankingSettings, Settings
+    from mmenc_plugin.settings import (
+        FeatureSettings,
+        FinetuneSettings,
+        LiveSettings,
+        RankingSettings,
+        ResumeSettings,
+        Settings,
+        TuningSettings,
+    )
 
-    kinds: list[tuple[str, type[Settings]]] = [("all", FeatureSettings), ("all", RankingSettings)]
+    shared = (FeatureSettings, TuningSettings, FinetuneSettings, LiveSettings, ResumeSettings, RankingSettings)
+    kinds: list[tuple[str, type[Settings]]] = [("all", kind) for kind in shared]
     kinds += [(name, model.settings) for name, model in models.registry]
     rows = [
         (owner, name, str(field.get_default(call_default_factory=True)), field.description or "")

@@ -10,10 +10,11 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmenc_plugin.data.media import open_image
 from mmenc_plugin.encoders import _torchvision
+from mmenc_plugin.encoders._learning import Learning
 from mmenc_plugin.encoders._pictures import PictureRule, normalize, prepare_fast
 from mmenc_plugin.encoders._weights import is_local as is_local
 from mmenc_plugin.encoders._weights import weights_digest as weights_digest
@@ -63,7 +64,7 @@ class EncoderSpec:
         return parts
 
 
-class Encoder(nn.Module):
+class Encoder(Learning):
     """Base of all encoders.
 
     A family sets the class attributes, builds itself from the URI's rest in `from_rest`, fills
@@ -195,16 +196,18 @@ class Encoder(nn.Module):
             modality: one of the encoder's.
             inputs: B prepared pictures uint8 [3, H, W], B texts, or (fused) B pairs of the two.
         """
+        return self.forward(modality, inputs).float().cpu()
+
+    def forward(self, modality: Modality, inputs: Sequence[Any]) -> Tensor:
+        """As `embed`, but where the weights are, in their precision, and with a gradient where they have one."""
         if not inputs:
-            return torch.zeros(0, self.spec.width[modality])
+            return self._weight.new_zeros(0, self.spec.width[modality])
         if modality == "image":
-            out = self.encode_image(self._pixels(inputs))
-        elif modality == "text":
-            out = self.encode_text(self._tokens(inputs))
-        else:
-            pictures, texts = zip(*inputs, strict=True)
-            out = self.encode_pair(self._pixels(pictures), self._tokens(texts))
-        return out.float().cpu()
+            return self.encode_image(self._pixels(inputs))
+        if modality == "text":
+            return self.encode_text(self._tokens(inputs))
+        pictures, texts = zip(*inputs, strict=True)
+        return self.encode_pair(self._pixels(pictures), self._tokens(texts))
 
     def _prepared(self, image: Image.Image | Path | str) -> Tensor:
         return self.prepare_image(image) if isinstance(image, Image.Image) else self.prepare_file(Path(image))
@@ -271,6 +274,7 @@ def build(
     check(uri)
     family, rest = _split(uri)
     encoder = registry.get(family).from_rest(rest)
+    encoder.fixed = frozenset(name for name, parameter in encoder.named_parameters() if not parameter.requires_grad)
     if encoder.ready:
         return encoder.eval()  # neither precision nor preparation concerns values that are there
     if preparation == "fast" and "image" in encoder.modalities and not encoder.picture.has_fast_form:

@@ -6,6 +6,7 @@ Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training".
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from mmenc_plugin.encoders._depths import Place, Tower
 from mmenc_plugin.encoders._processors import pictures_of
 from mmenc_plugin.encoders._weights import (
     building,
@@ -28,6 +30,8 @@ from mmenc_plugin.encoders.base import Encoder, EncoderSpec, Tokens, register
 from mmenc_plugin.errors import MmencError, SettingsError, WeightsError
 from mmenc_plugin.types import Citation
 
+_WITHOUT_POOLER = ("align", "altclip", "chinese_clip")  # read a text's first token as it is; BERT's pooler lies idle
+
 
 @register
 class HuggingFace(Encoder):
@@ -42,6 +46,10 @@ class HuggingFace(Encoder):
         "Zhai et al.",
         2023,
         "https://arxiv.org/abs/2303.15343",
+    )
+    towers = (
+        Tower("image", r"model\.(vision|visual|image)_", frozenset({"image", "itc"})),
+        Tower("text", r"model\.text_", frozenset({"text", "itc"})),
     )
 
     def __init__(self, model: Any, processor: Any, tokenizer: Any, weights: str) -> None:
@@ -128,6 +136,17 @@ class HuggingFace(Encoder):
     def encode_text(self, tokens: Tokens) -> Tensor:
         """Tokens [B, L] -> [B, D]."""
         return _pooled(self.model.get_text_features(**tokens))
+
+    def write(self, folder: Path) -> None:
+        """Model, image processor and tokenizer, as transformers saves them."""
+        for part in (self.model, self._pictures.processor, self._tokenizer):
+            part.save_pretrained(folder)
+
+    def place(self, name: str, place: Place) -> Place:
+        """See the base class."""
+        if self.model.config.model_type in _WITHOUT_POOLER and ".pooler." in name:
+            return replace(place, uses=frozenset())
+        return place
 
     def _widths(self) -> dict[str, int]:
         """Run once at full length, so that what does not fit comes up now."""

@@ -1,10 +1,16 @@
 """openclip: CLIP and its kin through OpenCLIP, any architecture and weights it knows.
 
 Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision".
+
+To the architectures that OpenCLIP lists two small ones are added, for pictures of 64 pixels and texts of 32 tokens:
+ViT-Ti-8-64 (four blocks of width 128 for pictures, three for texts) and ViT-S-8-64 (six and four of width 256).
+Nobody publishes weights for them: they are there to be trained from random ones (openclip:ViT-Ti-8-64/random), or
+built from your own.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,14 +18,17 @@ from typing import Any
 
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 
+from mmenc_plugin.encoders._depths import Tower
 from mmenc_plugin.encoders._pictures import PictureRule
 from mmenc_plugin.encoders._weights import building, check_vocabulary, licence_of, not_loaded
 from mmenc_plugin.encoders.base import Encoder, EncoderSpec, Tokens, is_local, register, weights_digest
 from mmenc_plugin.errors import SettingsError, WeightsError, unknown_name
 from mmenc_plugin.types import Citation
 
+_OWN = Path(__file__).parent / "_openclip"  # architectures that this package adds
 _SCHEMES = ("local-dir:", "hf-hub:")
 # No entry of CLIP's vocabulary is longer than 32 bytes, so what is cut here lies beyond any context length.
 _LONGEST_TOKEN = 64
@@ -39,9 +48,17 @@ class OpenClip(Encoder):
         2021,
         "https://arxiv.org/abs/2103.00020",
     )
+    towers = (
+        Tower("image", r"model\.visual\.", frozenset({"image", "itc"})),
+        Tower("text", r"model\.text\.", frozenset({"text", "itc"})),
+    )
+    local = "local-dir:"
 
-    def __init__(self, model: Any, tokenizer: Any, architecture: str, weights: str) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, architecture: str, weights: str, config: dict[str, Any] | None = None
+    ) -> None:
         super().__init__()
+        self._config = config or {}
         self.model, self._tokenizer = model, _quick(tokenizer)
         self._can_be_short = _is_causal(model)
         self._transform, self.picture = _picture_way(dict(model.visual.preprocess_cfg))
@@ -63,6 +80,14 @@ class OpenClip(Encoder):
             },
             licence=_licence(architecture, weights),
         )
+
+    @classmethod
+    def library(cls, module: str) -> Any:
+        """As of the base class; OpenCLIP learns the small architectures that this package adds."""
+        open_clip = super().library(module)
+        if not {path.stem for path in _OWN.glob("*.json")} <= set(open_clip.list_models()):
+            open_clip.add_model_config(_OWN)
+        return open_clip
 
     @classmethod
     def check(cls, rest: str) -> None:
@@ -91,11 +116,16 @@ class OpenClip(Encoder):
             with building():
                 model = open_clip.create_model(name, force_custom_text=True, **options)
                 tokenizer = open_clip.get_tokenizer(name)
+                config = open_clip.get_model_config(name)
         except Exception as error:  # OpenCLIP raises what its downloads and torch raise
             raise _weights_error(rest, weights, error) from error
         if isinstance(tokenizer, open_clip.SimpleTokenizer):
             check_vocabulary(f"openclip:{rest}", tokenizer.vocab_size - 1, model.vocab_size)
-        return cls(model, tokenizer, architecture, weights)
+        config |= {
+            "custom_text": True,
+            "quick_gelu": options.get("force_quick_gelu") or config.get("quick_gelu", False),
+        }
+        return cls(model, tokenizer, architecture, weights, config)
 
     def prepare_image(self, image: Image.Image) -> Tensor:
         """OpenCLIP's own evaluation transform up to its uint8 pixels: a picture -> [3, H, W]."""
@@ -133,6 +163,15 @@ class OpenClip(Encoder):
         else:
             return None
         return torch.tensor(counts, dtype=torch.int64)
+
+    def write(self, folder: Path) -> None:
+        """As OpenCLIP's local-dir: has it: configuration, weights, and a tokenizer that comes in files."""
+        if getattr(self._tokenizer, "tokenizer", None) is not None:
+            self._tokenizer.tokenizer.save_pretrained(folder)
+        config = {"model_cfg": self._config, "preprocess_cfg": dict(self.model.visual.preprocess_cfg)}
+        (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        state = {name: value.contiguous() for name, value in self.model.state_dict().items()}
+        save_file(state, folder / "open_clip_model.safetensors")
 
 
 def _split(rest: str) -> tuple[str, str]:

@@ -9,12 +9,14 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mmenc_plugin.encoders._depths import Place, Tower
 from mmenc_plugin.encoders._weights import (
     check_keys,
     check_vocabulary,
@@ -45,6 +47,7 @@ class SentenceBert(Encoder):
         2019,
         "https://arxiv.org/abs/1908.10084",
     )
+    towers = (Tower("text", r"", frozenset({"text", "itc"})),)
 
     def __init__(self, model: Any, weights: str) -> None:
         super().__init__()
@@ -112,6 +115,15 @@ class SentenceBert(Encoder):
         whole = [self._prompt + text for text in texts]
         counts = [len(tokenizer(text, truncation=False, verbose=False)["input_ids"]) for text in whole]
         return torch.tensor(counts, dtype=torch.int64)
+
+    def write(self, folder: Path) -> None:
+        """As sentence-transformers saves it."""
+        self.model.save(str(folder), create_model_card=False)
+
+    def place(self, name: str, place: Place) -> Place:
+        """See the base class."""
+        # The poolings of sentence-transformers read the tokens, and leave the transformer's own pooler idle.
+        return replace(place, uses=frozenset()) if ".pooler." in name else place
 
 
 def _limit(tokens: float | None) -> int:

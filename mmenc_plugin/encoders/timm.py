@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mmenc_plugin.encoders._depths import Tower
 from mmenc_plugin.encoders._pictures import PictureRule
 from mmenc_plugin.encoders._weights import building, is_local, licence_of, load_state, not_loaded, weights_digest
 from mmenc_plugin.encoders.base import Encoder, EncoderSpec, register
@@ -38,6 +39,8 @@ class Timm(Encoder):
         2016,
         "https://arxiv.org/abs/1512.03385",
     )
+    towers = (Tower("image", r"", frozenset({"image", "itc"})),)
+    local = "local-dir:"
 
     def __init__(self, model: Any, weights: str) -> None:
         super().__init__()
@@ -118,6 +121,12 @@ class Timm(Encoder):
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Pixels [B, 3, H, W] -> [B, D]."""
         return self.model.forward_head(self.model.forward_features(pixels), pre_logits=True)  # type: ignore[no-any-return]
+
+    def write(self, folder: Path) -> None:
+        """As timm's local-dir: has it."""
+        from timm.models import save_for_hf
+
+        save_for_hf(self.model, str(folder), safe_serialization=True)
 
     def _width(self) -> int:
         with torch.no_grad():

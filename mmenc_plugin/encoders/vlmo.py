@@ -12,7 +12,9 @@ multiple of 16; positions of a checkpoint of another size are resized.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +22,31 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mmenc_plugin.encoders._depths import Place, Tower
 from mmenc_plugin.encoders._pictures import PictureRule, to_rgb
 from mmenc_plugin.encoders._vlmo import Vlmo, VlmoConfig, architecture, folder
 from mmenc_plugin.encoders._vlmo.checkpoint import load_network
 from mmenc_plugin.encoders._vlmo.config import NAME
+from mmenc_plugin.encoders._vlmo.folder import save as save_network
 from mmenc_plugin.encoders._vlmo.vocabulary import WordPieces, find_vocabulary
 from mmenc_plugin.encoders.base import Encoder, EncoderSpec, Tokens, is_local, register, weights_digest
 from mmenc_plugin.errors import SettingsError, WeightsError
 from mmenc_plugin.types import Citation
 
+_ALL = frozenset({"image", "text", "fused", "itc", "itm", "mlm"})
+_JOINT = frozenset({"fused", "itc", "itm", "mlm"})  # of the vision-language experts; itc's second branch has them
+# What needs a parameter, by its name; the others are needed by everything.
+_USES = {
+    r"(mlp|norm2)_imag\.|patch_embed|cls_token|pos_embed": _ALL - {"text"},
+    r"(mlp|norm2)_text\.|text_embeddings": _ALL - {"image"},
+    r"(mlp|norm2)_vl\.": _JOINT,
+    r"itc_image_proj": frozenset({"image", "itc"}),
+    r"itc_text_proj": frozenset({"text", "itc"}),
+    r"itc_vl_|logit_": frozenset({"itc"}),
+    r"pooler": frozenset({"fused", "itm"}),
+    r"itm_score": frozenset({"itm"}),
+    r"mlm_score": frozenset({"mlm"}),
+}
 _PAGE = "https://github.com/wenhui0924/vlmo_ckpts/releases"
 
 
@@ -56,6 +74,7 @@ class VlmoEncoder(Encoder):
         2022,
         "https://arxiv.org/abs/2111.02358",
     )
+    towers = (Tower("multiway", r"", _ALL, stem=r"embed|cls_token|relative_position"),)
 
     def __init__(self, network: Vlmo, words: WordPieces, weights: str) -> None:
         super().__init__()
@@ -114,9 +133,9 @@ class VlmoEncoder(Encoder):
             )
         return cls(network, words, weights)
 
-    def save(self, path: Path) -> None:
-        """Write the encoder to a folder, which `vlmo:<folder>` builds again."""
-        folder.save(self.network, self.words, path)
+    def write(self, folder: Path) -> None:
+        """Sizes, weights and vocabulary."""
+        save_network(self.network, self.words, folder)
 
     def prepare_image(self, image: Image.Image) -> Tensor:
         """A picture of any size and mode -> uint8 [3, H, W]: alpha dropped, squashed to a square by PIL's bicubic."""
@@ -156,6 +175,12 @@ class VlmoEncoder(Encoder):
     def encode_pair(self, pixels: Tensor, tokens: Tokens) -> Tensor:
         """Pixels [B, 3, H, W] and tokens [B, L] -> [B, D] in -1..1: the pooled text [CLS], which saw the picture."""
         return self.network.pair_features(pixels, tokens["ids"], tokens["mask"])
+
+    def place(self, name: str, place: Place) -> Place:
+        """See the base class."""
+        if self.network.relative_index is not None and "position_embeddings" in name:
+            return replace(place, uses=frozenset())  # they are there, and not added
+        return next((replace(place, uses=u) for pattern, u in _USES.items() if re.search(pattern, name)), place)
 
     def _need_contrast(self) -> None:
         if "itc" not in self.network.parts:

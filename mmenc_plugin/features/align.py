@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmenc_plugin.errors import DataError, some
 from mmenc_plugin.features.store import FeatureBlock
-from mmenc_plugin.types import Modality
+from mmenc_plugin.types import ItemTable, Modality
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ def align(
             f"{len(absent)} of {len(tokens)} items have no {block.recipe['modality']} ({some(reasons)}). Mend them, or "
             "set missing to mean, neighbours or zeros."
         )
-    values = _fill(scaled(values, present, scaling), present, missing)
+    # Standardised rows have mean zero; computed, it is noise, which some models would scale to length 1.
+    values = _fill(scaled(values, present, scaling), present, "zeros" if scaling == "standard" else missing)
     if padding_row:
         values = torch.cat([torch.zeros(1, values.shape[1]), values])
         present = torch.cat([torch.zeros(1, dtype=torch.bool), present])
@@ -80,13 +81,37 @@ def align(
 
 def scaled(values: Tensor, present: Tensor, scaling: str) -> Tensor:
     """Features [N, D] under `feature_scaling` (see `align`), which is of those [N] that are present."""
-    if scaling == "l2":
-        return nn.functional.normalize(values, dim=1)
-    if scaling == "standard" and present.any():
-        centred = values - values[present].mean(0)
-        length, raw = (rows[present].square().sum(1).mean().sqrt() for rows in (centred, values))
-        return centred / torch.maximum(length, 1e-5 * raw).clamp(min=1e-12)  # equal rows stay (nearly) zero
-    return values
+    return Scaling.of(values[present], scaling)(values)
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """`feature_scaling`, with the constants of some table of features; see `align`.
+
+    Attributes:
+        kind: standard, l2 or none.
+        mean: [D] that standard subtracts.
+        length: [] that standard divides by.
+    """
+
+    kind: str
+    mean: Tensor
+    length: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor, kind: str) -> Scaling:
+        """The constants of features [N, D]; of none, nothing is scaled."""
+        if kind != "standard" or not len(values):
+            return cls("l2" if kind == "l2" else "none", values.new_zeros(()), values.new_ones(()))
+        mean = values.mean(0)
+        length, raw = (rows.square().sum(1).mean().sqrt() for rows in (values - mean, values))
+        return cls(kind, mean, torch.maximum(length, 1e-5 * raw).clamp(min=1e-12))  # equal rows stay (nearly) zero
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """Features [N, D] of the same kind, scaled."""
+        if self.kind == "l2":
+            return nn.functional.normalize(values, dim=1)
+        return (values - self.mean) / self.length if self.kind == "standard" else values
 
 
 def _fill(values: Tensor, present: Tensor, missing: str) -> Tensor:
@@ -94,6 +119,21 @@ def _fill(values: Tensor, present: Tensor, missing: str) -> Tensor:
         return values
     filler = values[present].mean(0) if missing == "mean" else torch.zeros(values.shape[1])
     return torch.where(present[:, None], values, filler)
+
+
+def arrange(items: ItemTable, tokens: Sequence[str], padding_row: bool = False) -> ItemTable:
+    """The items in a host's order, with an item that has nothing for a padding row.
+
+    Args:
+        items: N items, those of the tokens among them.
+        tokens: as for `align`.
+        padding_row: as for `align`.
+    """
+    row_of = {item: row for row, item in enumerate(items.ids)}
+    rows = [row_of[token] for token in tokens]
+    nothing = [""] * padding_row
+    ids, texts, images = ([*nothing, *(cells[row] for row in rows)] for cells in (items.ids, items.texts, items.images))
+    return ItemTable(ids, texts, images, items.image_dir)
 
 
 class FrozenFeatures(nn.Module):
@@ -104,6 +144,9 @@ class FrozenFeatures(nn.Module):
     Args:
         tables: modality -> aligned features.
     """
+
+    frozen = True
+    version = 0
 
     def __init__(self, tables: Mapping[Modality, AlignedFeatures]) -> None:
         super().__init__()

@@ -99,6 +99,17 @@ def recipe_of(
     return Recipe.of(encoder.spec, modality, len(items), contents.digest(items.ids), SHARD, batch_size)
 
 
+def left_to_encode(
+    items: ItemTable, encoder: Encoder, modality: Modality, store: Path | str, batch_size: int = 32
+) -> int:
+    """How many different contents `extract` would encode for the same arguments; nothing is encoded."""
+    if isinstance(encoder, ReadyFeatures):
+        return 0
+    contents = read_contents(items, modality, Path(store))
+    recipe = Recipe.of(encoder.spec, modality, len(items), contents.digest(items.ids), SHARD, batch_size)
+    return 0 if (Path(store) / recipe.key).is_dir() else len(Plan.of(items, contents, recipe, Path(store)).work)
+
+
 def _copy_ready(items: ItemTable, features: ReadyFeatures, modality: Modality, store: Path) -> FeatureBlock:
     recipe = ready_recipe(items, features, modality)
     folder = store / recipe.key

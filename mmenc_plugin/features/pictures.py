@@ -1,23 +1,28 @@
-"""How pictures are prepared ahead, and a cache that spares the next encoder or epoch their decoding and resizing."""
+"""How pictures are prepared ahead by threads, and a cache that spares the next encoder or epoch that work."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from mmenc_plugin.data import media
 from mmenc_plugin.data.digests import json_digest
 from mmenc_plugin.data.files import writing
 from mmenc_plugin.encoders import Encoder
 from mmenc_plugin.errors import StoreError
+from mmenc_plugin.types import ItemTable
 
 T = TypeVar("T")
 
@@ -103,3 +108,57 @@ class PictureCache:
                 f"the picture cache {self._path} cannot be used: {error}. Make room or give write access there, name "
                 "another folder with image_cache, or delete that file; it holds nothing that cannot be made again."
             ) from error
+
+
+class PictureSource:
+    """The prepared pictures of items by their row, from a cache where one is kept.
+
+    Args:
+        items: N items.
+        encoder: for which they are prepared.
+        digests: [N, 32] uint8, the sha256 of each item's picture file.
+        cache: folder of the cache, None for none.
+
+    Raises:
+        StoreError: the cache cannot be opened or written.
+    """
+
+    def __init__(self, items: ItemTable, encoder: Encoder, digests: NDArray[np.uint8], cache: Path | None) -> None:
+        self._items, self._encoder, self._digests = items, encoder, digests
+        self._cache = PictureCache(cache, encoder) if cache else None
+
+    def picture(self, row: int) -> Tensor:
+        """The picture of an item, uint8.
+
+        Raises:
+            MediaError: the file does not hold a picture that is taken.
+        """
+        path = media.resolve(self._items.image_dir, self._items.images[row])
+        if self._cache is None:
+            return self._encoder.prepare_file(path)
+        return self._cache.picture(self._digests[row].tobytes(), lambda: self._encoder.prepare_file(path))
+
+    def close(self) -> None:
+        """Let go of the cache."""
+        if self._cache:
+            self._cache.close()
+
+
+@contextmanager
+def picture_threads(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads whose torch operations run on one core each; the main thread's keep theirs."""
+    threads, started = torch.get_num_threads(), threading.Barrier(workers + 1)
+
+    def begin() -> None:
+        torch.set_num_threads(1)
+        started.wait()
+
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="mmenc")
+    try:
+        for _ in range(workers):
+            pool.submit(begin)
+        started.wait()
+        torch.set_num_threads(threads)  # in some builds of torch a thread's number is everybody's until it is set again
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)

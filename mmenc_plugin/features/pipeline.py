@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,11 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmenc_plugin.data import media
 from mmenc_plugin.encoders import Encoder
 from mmenc_plugin.errors import EncoderOutputError, MediaError, some
 from mmenc_plugin.features.contents import Contents, Rows
-from mmenc_plugin.features.pictures import PictureCache, PictureOptions
+from mmenc_plugin.features.pictures import PictureOptions, PictureSource, picture_threads
 from mmenc_plugin.features.shards import Shard
 from mmenc_plugin.types import ItemTable, Modality
 
@@ -58,17 +55,18 @@ class Pipeline:
     pictures: PictureOptions
     progress: Callable[[int], object]
     _most: int = field(init=False)
-    _cache: PictureCache | None = field(init=False)
+    _source: PictureSource | None = field(init=False)
 
     def __post_init__(self) -> None:
         self._most = self.batch_size
-        folder = self.pictures.cache if self.modality != "text" else None
-        self._cache = PictureCache(folder, self.encoder) if folder else None
+        self._source = None
+        if self.modality != "text":
+            self._source = PictureSource(self.items, self.encoder, self.contents.pictures, self.pictures.cache)
 
     def close(self) -> None:
         """Let go of the cache of prepared pictures."""
-        if self._cache:
-            self._cache.close()
+        if self._source:
+            self._source.close()
 
     def run(self, shards: Iterable[Shard]) -> int:
         """Encode and write each piece; returns how many there were.
@@ -82,7 +80,7 @@ class Pipeline:
         rejected: dict[int, str] = {}
         claimed: deque[Shard] = deque()
         try:
-            with _pool(self.pictures.threads()) as pool, torch.inference_mode():
+            with picture_threads(self.pictures.threads()) as pool, torch.inference_mode():
                 for batch in self._prepared(shards, claimed, pool):
                     features |= self._encode(batch, rejected)
                     self.progress(len(batch.positions))
@@ -114,16 +112,10 @@ class Pipeline:
 
     def _input(self, row: int) -> Any:
         """What the encoder takes of an item: its prepared picture, its text or both."""
-        if self.modality == "text":
+        if self._source is None:
             return self.items.texts[row]
-        picture = self._picture(row)
+        picture = self._source.picture(row)
         return picture if self.modality == "image" else (picture, self.items.texts[row])
-
-    def _picture(self, row: int) -> Tensor:
-        path = media.resolve(self.items.image_dir, self.items.images[row])
-        if self._cache is None:
-            return self.encoder.prepare_file(path)
-        return self._cache.picture(self.contents.pictures[row].tobytes(), lambda: self.encoder.prepare_file(path))
 
     def _encode(self, batch: _Batch, rejected: dict[int, str]) -> dict[int, Tensor]:
         inputs = {}
@@ -153,7 +145,7 @@ class Pipeline:
                 parts.append(self.encoder.embed(self.modality, inputs[start : start + self._most]))
                 start += self._most
             except (MemoryError, RuntimeError) as error:
-                if self._most == 1 or not _out_of_memory(error):
+                if self._most == 1 or not is_out_of_memory(error):
                     raise
                 self._most = max(1, min(self._most, len(inputs) - start) // 2)
                 _log.warning("out of memory: going on with batches of %d", self._most)
@@ -162,27 +154,8 @@ class Pipeline:
         return torch.cat(parts) if parts else torch.zeros(0, 1)
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch, on any device, or Python asked for memory that is not there."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return "not enough memory" in str(error) or "can't allocate memory" in str(error)  # of torch on the CPU
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads whose torch operations run on one core each; the main thread's keep theirs."""
-    threads, started = torch.get_num_threads(), threading.Barrier(workers + 1)
-
-    def begin() -> None:
-        torch.set_num_threads(1)
-        started.wait()
-
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="mmenc")
-    try:
-        for _ in range(workers):
-            pool.submit(begin)
-        started.wait()
-        torch.set_num_threads(threads)  # in some builds of torch a thread's number is everybody's until it is set again
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -19,9 +19,18 @@ __all__ = ["ItemFeatures", "ModelSettings", "MultimodalRecommender", "build", "r
 
 
 class ItemFeatures(Protocol):
-    """The items' features as a model sees them; whether they are trained is not its business."""
+    """The items' features as a model sees them.
+
+    Attributes:
+        modalities: which there are.
+        frozen: whether they never change. Where they may, gradients flow into them, and what a model computes from
+            them once belongs into its `features_changed`.
+        version: another number whenever they have changed.
+    """
 
     modalities: tuple[Modality, ...]
+    frozen: bool
+    version: int
 
     def width(self, modality: Modality) -> int:
         """D of the modality."""
@@ -65,6 +74,7 @@ class MultimodalRecommender(nn.Module):
         self.n_users, self.n_items = interactions.n_users, interactions.n_items
         self.ranking_loss = RankingLoss(settings, interactions)
         self._kept: Embeddings | None = None
+        self._followed = features.version
 
     def embed(self) -> Embeddings:
         """All users' and items' embeddings; the score of a pair is their product plus the item's bias."""
@@ -76,6 +86,20 @@ class MultimodalRecommender(nn.Module):
 
     def begin_epoch(self) -> None:
         """Called before each training epoch: for what is drawn or built anew once an epoch."""
+
+    def items_read(self, batch: TripletBatch) -> Tensor:
+        """The item rows [N] of a batch whose features the loss reads, repeated ones among them."""
+        read = self.ranking_loss.items(batch)
+        return batch.positives if read is None else read
+
+    def features_changed(self) -> None:
+        """Compute anew what is computed from all items' features once, as a graph of like items."""
+
+    def follow_features(self) -> None:
+        """Call `features_changed` if they have; before an epoch and an evaluation, as graphs follow no single step."""
+        if self._followed != self.features.version:
+            self._followed = self.features.version
+            self.features_changed()
 
     def scores(self, users: Tensor) -> Tensor:
         """Scores [B, I] of all items for the user rows [B]."""
@@ -104,9 +128,15 @@ class MultimodalRecommender(nn.Module):
         return self._kept
 
     def train(self, mode: bool = True) -> MultimodalRecommender:
-        """Switch mode, as always; the embeddings kept so far are let go."""
+        """Switch mode, as always; the embeddings kept so far are let go.
+
+        Features that are trained are encoded anew for an evaluation.
+        """
         self._kept = None
-        return super().train(mode)
+        super().train(mode)
+        if not mode:
+            self.follow_features()
+        return self
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:  # called for a part of a larger module too
         self._kept = None
@@ -148,4 +178,19 @@ def build(
         settings = validate(model.settings, settings)
     if not isinstance(settings, model.settings):
         raise SettingsError(f"{name} takes {model.settings.__name__}, not {type(settings).__name__}.")
+    if not features.frozen:
+        check_live(name)
     return model(settings, features, interactions)
+
+
+def check_live(name: str) -> None:
+    """Whether an encoder can be trained through the model.
+
+    Raises:
+        SettingsError: the model learns nothing.
+    """
+    if not registry.get(name).learns:
+        raise SettingsError(
+            f"{name} learns nothing, so no gradient of it trains an encoder. Set paradigm to frozen, or take another "
+            "model; features of an encoder that was trained elsewhere are frozen features."
+        )

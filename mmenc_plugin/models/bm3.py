@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mmenc_plugin.models.base import ItemFeatures, MultimodalRecommender, register
 from mmenc_plugin.models.blocks.graph import bipartite, distinct, light_gcn
 from mmenc_plugin.models.blocks.losses import l2, norms
+from mmenc_plugin.models.blocks.projection import project_rows
 from mmenc_plugin.settings import OwnLossSettings
 from mmenc_plugin.types import Citation, Embeddings, Interactions, TripletBatch
 
@@ -66,6 +67,10 @@ class BM3(MultimodalRecommender):
             nn.init.xavier_normal_(linear.weight)  # type: ignore[arg-type]
         self.graph = bipartite(*distinct(interactions), self.n_users, self.n_items)
 
+    def items_read(self, batch: TripletBatch) -> Tensor:
+        """The positives alone."""
+        return batch.positives
+
     def embed(self) -> Embeddings:
         """[U, D] and [I, D], after the predictor."""
         users, items = self._propagated()
@@ -78,7 +83,7 @@ class BM3(MultimodalRecommender):
         user_target, item_target = self._target(users), self._target(items)
         parts = {"pairs": self._apart(users, item_target) + self._apart(items, user_target)}
         for m, projection in self.projections.items():
-            content = projection(self.features.rows(m, batch.positives))  # type: ignore[arg-type]
+            content = project_rows(self.features, m, batch.positives, projection.weight, projection.bias)  # type: ignore[arg-type]
             of_modality = self._apart(content, item_target) + self._apart(content, self._target(content))
             parts[m] = self.options.modality_weight * of_modality
         penalty = l2(users, items) if self.options.penalty == "squares" else norms(*all_)

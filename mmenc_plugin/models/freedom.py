@@ -13,6 +13,7 @@ from mmenc_plugin.models.base import ItemFeatures, ModelSettings, MultimodalReco
 from mmenc_plugin.models.blocks.graph import Graph, bipartite, degrees, distinct, light_gcn, symmetrically_normalised
 from mmenc_plugin.models.blocks.item_graph import nearest_items, shares
 from mmenc_plugin.models.blocks.losses import bpr
+from mmenc_plugin.models.blocks.projection import project_rows
 from mmenc_plugin.types import Citation, Embeddings, Interactions, TripletBatch
 
 
@@ -59,7 +60,15 @@ class FREEDOM(MultimodalRecommender):
         self.edges = distinct(interactions)
         self.whole_graph = bipartite(*self.edges, self.n_users, self.n_items)
         self.pruned_graph = self.whole_graph
+        self.features_changed()
+
+    def features_changed(self) -> None:
+        """Build the graph of like items."""
         self.item_graph = self._item_graph()
+
+    def items_read(self, batch: TripletBatch) -> Tensor:
+        """Positives and negatives: the modalities' BPR losses compare them, whatever the main loss."""
+        return torch.cat([batch.positives, batch.negatives])
 
     def begin_epoch(self) -> None:
         """Draw the edges of this epoch without replacement, by chances 1 / sqrt(d_u d_i)."""
@@ -88,7 +97,7 @@ class FREEDOM(MultimodalRecommender):
         parts = self.ranking_loss(all_, batch)
         both, row = torch.cat([batch.positives, batch.negatives]), torch.arange(len(batch.users)).to(batch.users)
         for m, projection in self.projections.items():
-            content = projection(self.features.rows(m, both))  # type: ignore[arg-type]
+            content = project_rows(self.features, m, both, projection.weight, projection.bias)  # type: ignore[arg-type]
             within = TripletBatch(batch.users, row, row + len(row))
             parts[f"bpr_{m}"] = self.options.modality_weight * bpr(Embeddings(all_.users, content), within)
         return parts

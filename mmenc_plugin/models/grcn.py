@@ -16,6 +16,7 @@ from mmenc_plugin.models.base import ItemFeatures, ModelSettings, MultimodalReco
 from mmenc_plugin.models.blocks.edges import Edges
 from mmenc_plugin.models.blocks.graph import distinct
 from mmenc_plugin.models.blocks.losses import l2
+from mmenc_plugin.models.blocks.unit import unit_rows
 from mmenc_plugin.types import Citation, Embeddings, Interactions, TripletBatch
 
 
@@ -55,11 +56,11 @@ class Refinement(nn.Module):
 
     def forward(self, features: Tensor, edges: Edges) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Content of users [U, C] and items [I, C], and the attention [E] of users and of items to their edges."""
-        items = F.normalize(F.leaky_relu(self.projection(features)))
-        users = F.normalize(self.preference.weight)
+        items = unit_rows(F.leaky_relu(self.projection(features)))
+        users = unit_rows(self.preference.weight)
         for _ in range(self.n_routings):
             attention = edges.softmax_of_users(edges.dots(users, items))
-            users = F.normalize(users + edges.to_users(attention, items))
+            users = unit_rows(users + edges.to_users(attention, items))
         scores = edges.dots(users, items)
         of_users, of_items = edges.softmax_of_users(scores), edges.softmax_of_items(scores)
         return users + edges.to_users(of_users, items), items + edges.to_items(of_items, users), of_users, of_items
@@ -126,7 +127,7 @@ class GRCN(MultimodalRecommender):
 
     def _propagate(self, to_users: Tensor, to_items: Tensor) -> tuple[Tensor, Tensor]:
         """The sum of the layers 0..n_layers over the edges' weights [E] in both directions."""
-        users, items = F.normalize(self.user_id.weight), F.normalize(self.item_id.weight)
+        users, items = unit_rows(self.user_id.weight), unit_rows(self.item_id.weight)
         all_users, all_items = users, items
         for _ in range(self.options.n_layers):
             users, items = self.edges.to_users(to_users, items), self.edges.to_items(to_items, users)

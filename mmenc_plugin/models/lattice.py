@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -17,6 +16,7 @@ from mmenc_plugin.models.blocks.graph import averaging, bipartite, distinct, inv
 from mmenc_plugin.models.blocks.item_graph import cosine_graph, nearest_items, nearest_rows
 from mmenc_plugin.models.blocks.learned_graph import Pattern
 from mmenc_plugin.models.blocks.losses import l2
+from mmenc_plugin.models.blocks.unit import unit_rows
 from mmenc_plugin.types import Citation, Embeddings, Interactions, TripletBatch
 
 
@@ -77,9 +77,13 @@ class LATTICE(MultimodalRecommender):
             self.importance = nn.Parameter(torch.zeros(len(modalities)))
         pairs = *distinct(interactions), self.n_users, self.n_items
         self.graph = bipartite(*pairs) if settings.propagation == "symmetric" else averaging(*pairs, itself=True)
-        edges = {m: nearest_items(features, m, settings.knn_k) for m in modalities}
-        self.frozen = nn.ModuleDict({m: cosine_graph(edges[m], self.n_items) for m in modalities})
+        self.features_changed()
         self.begin_epoch()
+
+    def features_changed(self) -> None:
+        """Build the graphs of the raw features."""
+        edges = {m: nearest_items(self.features, m, self.options.knn_k) for m in self.features.modalities}
+        self.frozen = nn.ModuleDict({m: cosine_graph(edges[m], self.n_items) for m in edges})
 
     def begin_epoch(self) -> None:
         """Let go of the learned graph: the first step of the epoch chooses its neighbours."""
@@ -97,7 +101,7 @@ class LATTICE(MultimodalRecommender):
                 for share, frozen, pattern, values in latent
             ]
             hidden = torch.stack(mixed).sum(0)
-        return Embeddings(users, items + F.normalize(hidden, dim=1))
+        return Embeddings(users, items + unit_rows(hidden))
 
     def loss(self, batch: TripletBatch) -> dict[str, Tensor]:
         """BPR, and the L2 penalty."""
@@ -112,7 +116,7 @@ class LATTICE(MultimodalRecommender):
         """The latent graph's parts, a modality each."""
         if self.training and self.of_first_step is not None:
             return self.of_first_step
-        units = [F.normalize(p(self.features.table(m)), dim=1) for m, p in self.projections.items()]  # type: ignore[arg-type]
+        units = [unit_rows(p(self.features.table(m))) for m, p in self.projections.items()]  # type: ignore[arg-type]
         patterns = self._patterns(units)
         shares = self.importance.softmax(0) if len(units) > 1 else torch.ones_like(units[0][0, :1])
         cosines = [p.products(unit, unit).clamp(min=0) for p, unit in zip(patterns, units, strict=True)]

@@ -17,6 +17,7 @@ from mmenc_plugin.models.base import ItemFeatures, ModelSettings, MultimodalReco
 from mmenc_plugin.models.blocks.contrast import info_nce
 from mmenc_plugin.models.blocks.graph import Graph, bipartite, degrees, distinct, light_gcn
 from mmenc_plugin.models.blocks.losses import l2, norms
+from mmenc_plugin.models.blocks.unit import unit_rows
 from mmenc_plugin.types import Citation, Embeddings, Interactions, TripletBatch
 
 Pair = tuple[Tensor, Tensor]  # of users [U, ...] and of items [I, ...]
@@ -100,31 +101,40 @@ class LGMRec(MultimodalRecommender):
     def _local_and_global(self) -> tuple[Pair, list[Pair]]:
         """The embeddings, and for each modality what came over its hyperedges."""
         ids = light_gcn(self.graph, self.user_id.weight, self.item_id.weight, self.options.n_layers)
-        content, belonging = self._content(), self._belonging()
+        projected, logits = self._mapped()
+        content, belonging = self._content(projected), self._belonging(logits)
         global_ = [self._over_hyperedges(*of_modality, ids[1]) for of_modality in belonging]
         users, items = (
             own
-            + torch.stack([F.normalize(c[side], dim=1) for c in content]).sum(0)
-            + self.options.global_weight * F.normalize(torch.stack([g[side] for g in global_]).sum(0), dim=1)
+            + torch.stack([unit_rows(c[side]) for c in content]).sum(0)
+            + self.options.global_weight * unit_rows(torch.stack([g[side] for g in global_]).sum(0))
             for side, own in enumerate(ids)
         )
         return (users, items), global_
 
-    def _content(self) -> list[Pair]:
+    def _mapped(self) -> tuple[Tensor, Tensor]:
+        """All items' features through both maps of each modality, read once: [I, M D] and [I, M K], side by side."""
+        sizes, content, logits = [self.options.embedding_size, self.options.n_hyperedges], [], []
+        for m, projection in self.projections.items():
+            both = torch.cat([projection.weight, self.hyperedges[m].weight])  # type: ignore[list-item]
+            parts = torch.split(F.linear(self.features.table(m), both), sizes, dim=1)  # type: ignore[arg-type]
+            content.append(parts[0])
+            logits.append(parts[1])
+        return torch.cat(content, dim=1), torch.cat(logits, dim=1)
+
+    def _content(self, items: Tensor) -> list[Pair]:
         """For each modality [U, D] and [I, D], the graph's last layer; all modalities pass it side by side."""
-        items = self._of_each_modality(self.projections)
         layer = torch.cat([self.taken(items) / self.n_taken, items])
         for _ in range(self.options.n_modality_layers):
             layer = self.graph(layer)
         return _split(layer[: self.n_users], layer[self.n_users :], len(self.projections))
 
-    def _belonging(self) -> list[Pair]:
+    def _belonging(self, items: Tensor) -> list[Pair]:
         """For each modality, how much users [U, K] and items [I, K] belong to its K hyperedges.
 
         A relaxed choice of one hyperedge each (Jang et al., "Categorical Reparameterization with Gumbel-Softmax", ICLR
         2017); without noise, and so the same each time, outside training.
         """
-        items = self._of_each_modality(self.hyperedges)
         pairs = _split(self.taken(items), items, len(self.hyperedges))
         return [(self._relaxed_choice(users), self._relaxed_choice(items)) for users, items in pairs]
 
@@ -140,10 +150,6 @@ class LGMRec(MultimodalRecommender):
             gathered = items.T @ embeddings
             embeddings = items @ gathered
         return users @ gathered, embeddings
-
-    def _of_each_modality(self, maps: nn.ModuleDict) -> Tensor:
-        """The features of all items through each modality's map, side by side."""
-        return torch.cat([linear(self.features.table(m)) for m, linear in maps.items()], dim=1)  # type: ignore[arg-type]
 
 
 def _split(users: Tensor, items: Tensor, n: int) -> list[Pair]:

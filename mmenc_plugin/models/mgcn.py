@@ -50,12 +50,20 @@ class MGCN(BehaviourAndSide):
         if len(modalities) > 1:  # one modality alone is all that is shared
             self.attention = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1, bias=False))
             self.preferences = nn.ModuleDict({m: nn.Linear(width, width) for m in modalities})
-        alike = {m: nearest_items(features, m, settings.knn_k) for m in modalities}
-        self.item_graphs = nn.ModuleDict({m: cosine_graph(alike[m], self.n_items) for m in modalities})
+        self.features_changed()
 
-    def side(self, behaviour: Tensor) -> Tensor:
-        """What the modalities share, and what each has of its own as far as behaviour prefers it [U + I, D]."""
-        content = torch.stack([self._content(m) for m in self.features.modalities])  # [M, U + I, D]
+    def features_changed(self) -> None:
+        """Build the graphs of like items."""
+        alike = {m: nearest_items(self.features, m, self.options.knn_k) for m in self.features.modalities}
+        self.item_graphs = nn.ModuleDict({m: cosine_graph(alike[m], self.n_items) for m in alike})
+
+    def contents(self) -> list[Tensor]:
+        """Each modality's content [U + I, D]."""
+        return [self._content(m) for m in self.features.modalities]
+
+    def side(self, behaviour: Tensor, contents: list[Tensor]) -> Tensor:
+        """What the modalities share, and what each has of its own as far as behaviour prefers it [N, D]."""
+        content = torch.stack(contents)  # [M, N, D]
         n = len(content)
         if n == 1:
             shared, own = content[0], torch.zeros_like(content[0])

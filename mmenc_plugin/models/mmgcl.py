@@ -87,6 +87,11 @@ class MMGCL(MultimodalRecommender):
             kept = self._some(self.n_users)[users] & self._some(self.n_items)[items]
             self.fewer_nodes = self._graph(kept)
 
+    def items_read(self, batch: TripletBatch) -> Tensor:
+        """The positives, and the negatives where a part of the loss reads them."""
+        both = torch.cat([batch.positives, batch.negatives])
+        return both if self.options.challenging else super().items_read(batch)
+
     def embed(self) -> Embeddings:
         """[U, D] and [I, D]."""
         return Embeddings(*self.branches.fuse(*self._propagated(self.graph)))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mmenc_plugin.models.base import ItemFeatures, ModelSettings, MultimodalRecommender, register
 from mmenc_plugin.models.blocks.graph import Graph, averaging, distinct
 from mmenc_plugin.models.blocks.losses import l2
+from mmenc_plugin.models.blocks.unit import unit_rows
 from mmenc_plugin.types import Citation, Embeddings, Interactions, TripletBatch
 
 
@@ -58,7 +59,7 @@ class ModalityGraph(nn.Module):
     def forward(self, features: Tensor, identity: Tensor, graph: Graph) -> Tensor:
         """[U + I, D] of the features [I, D_m] and the shared embeddings [U + I, D]."""
         # Unit length is the authors' code's; the equations start from the preferences and features as they are.
-        nodes = F.normalize(torch.cat([self.preference.weight, self.projection(features)]))
+        nodes = unit_rows(torch.cat([self.preference.weight, self.projection(features)]))
         for layer in self.layers:
             nodes = layer(nodes, identity, graph)
         return nodes
@@ -84,11 +85,12 @@ class Layer(nn.Module):
 
     def forward(self, nodes: Tensor, identity: Tensor, graph: Graph) -> Tensor:
         """[U + I, D] of the nodes [U + I, D'], the shared embeddings [U + I, D] and the graph of means."""
-        around = F.leaky_relu(graph(self.neighbour(nodes)))
-        own = F.leaky_relu(self.node(nodes)) + identity
-        if self.concatenates:
-            return F.leaky_relu(self.both(torch.cat([around, own], dim=1)))
-        return F.leaky_relu(self.both(around) + own)
+        around = F.leaky_relu_(graph(self.neighbour(nodes)))
+        own = F.leaky_relu_(self.node(nodes)) + identity
+        if self.concatenates:  # both(cat(around, own)), without making the wide rows
+            of_around, of_own = torch.split(self.both.weight, [around.shape[1], own.shape[1]], dim=1)
+            return F.leaky_relu_(F.linear(around, of_around, self.both.bias) + F.linear(own, of_own))
+        return F.leaky_relu_(self.both(around) + own)
 
 
 @register

@@ -64,6 +64,10 @@ class SLMRec(MultimodalRecommender):
         if settings.task == "FAC":
             self.spaces.extend(_spaces(settings.embedding_size, len(features.modalities)))
 
+    def items_read(self, batch: TripletBatch) -> Tensor:
+        """The positives alone."""
+        return batch.positives
+
     def embed(self) -> Embeddings:
         """[U, D] and [I, D]; the authors' sigmoid of the scores changes no ranking and is left out."""
         return Embeddings(*self.branches.fuse(*self._propagated()))

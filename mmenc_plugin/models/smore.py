@@ -62,14 +62,20 @@ class SMORE(BehaviourAndSide):
         self.gates = nn.ModuleList([nn.Linear(width, width) for _ in views])
         self.preferences = nn.ModuleList([nn.Linear(width, width) for _ in views])
         self.dropout = nn.Dropout(settings.gate_dropout)
+        self.features_changed()
+
+    def features_changed(self) -> None:
+        """Build the graphs of like items."""
         self.item_graphs = self._item_graphs()
 
-    def side(self, behaviour: Tensor) -> Tensor:
-        """The mean of the attended views and the fusion, each gated by behaviour [U + I, D]."""
-        *of_modalities, fusion = (
-            self.enriched(view, gate, graph)
-            for view, gate, graph in zip(self._spectral(), self.gates, self.item_graphs, strict=True)
-        )
+    def contents(self) -> list[Tensor]:
+        """Each modality's view [U + I, D], and last their fusion's."""
+        parts = zip(self._spectral(), self.gates, self.item_graphs, strict=True)
+        return [self.enriched(view, gate, graph) for view, gate, graph in parts]
+
+    def side(self, behaviour: Tensor, contents: list[Tensor]) -> Tensor:
+        """The mean of the attended views and the fusion, each gated by behaviour [N, D]."""
+        *of_modalities, fusion = contents
         attended = [
             attention(fusion).softmax(1) * view
             for attention, view in zip(self.attentions.values(), of_modalities, strict=True)

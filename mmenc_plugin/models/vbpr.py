@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from mmenc_plugin.models.base import ItemFeatures, ModelSettings, MultimodalRecommender, register
 from mmenc_plugin.models.blocks.losses import l2
-from mmenc_plugin.models.blocks.projection import ModalityProjection
-from mmenc_plugin.types import Citation, Embeddings, Interactions, Modality, TripletBatch
+from mmenc_plugin.models.blocks.projection import ModalityProjection, project_rows
+from mmenc_plugin.types import Citation, Embeddings, Interactions, TripletBatch
 
 
 class VBPRSettings(ModelSettings):
@@ -80,11 +80,9 @@ class VBPR(MultimodalRecommender):
         return main | {"reg": penalty}
 
     def _content(self, items: Tensor) -> tuple[Tensor, Tensor]:
-        """E f_i [N, D] and beta' . f_i [N] of item rows [N], whose features are gathered once for both."""
-        parts = [
-            (matrix(rows), self.content_bias.matrices[modality](rows))
-            for modality, matrix in self.projection.matrices.items()
-            for rows in [self.features.rows(cast(Modality, modality), items)]
-        ]
-        content, bias = (sum(part[1:], start=part[0]) for part in zip(*parts, strict=True))
-        return content, bias.squeeze(1)
+        """E f_i [N, D] and beta' . f_i [N] of item rows [N]: one matrix, so that features are read once for both."""
+        both = torch.zeros((), device=items.device)
+        for m in self.features.modalities:
+            weight = torch.cat([self.projection.weight(m), self.content_bias.weight(m)])
+            both = both + project_rows(self.features, m, items, weight)
+        return both[:, :-1], both[:, -1]

@@ -161,6 +161,29 @@ class EncoderContract:
             one, other = encoder.embed_images(pair)
             torch.testing.assert_close(one, other, rtol=0, atol=self.tolerance)
 
+    def test_every_parameter_has_a_depth(self, encoder: Encoder) -> None:
+        """By its name, from the stem on; a family without parameters says that it cannot be trained."""
+        if not encoder.towers:
+            with pytest.raises(SettingsError, match="has no parameters"):
+                encoder.depths()
+            return
+        depths = encoder.depths()
+        assert set(depths) == {name for name, _ in encoder.named_parameters()}
+        assert min(depths.values()) == 0
+        assert len(encoder.blocks()) >= max(depths.values()) - 1
+
+    def test_a_saved_encoder_gives_the_same_outputs(self, encoder: Encoder, tmp_path: Path) -> None:
+        """Built from the URI that `save` returns: the same bits and digest, and no file that could run code."""
+        if not encoder.towers:
+            return
+        again = encoders.build(encoder.save(tmp_path / "saved"))
+        for modality in encoder.modalities:
+            inputs = samples.inputs_of(modality)
+            assert torch.equal(samples.embed(again, modality, inputs), samples.embed(encoder, modality, inputs))
+        assert again.spec.weights_sha256 == encoder.spec.weights_sha256
+        pickled = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
+        assert not [path for path in (tmp_path / "saved").rglob("*") if path.suffix in pickled]
+
     def test_the_same_uri_is_the_same_encoder(self, encoder: Encoder, encoder_uri: str) -> None:
         """Built a second time, it has an equal spec and gives the same bits."""
         again = encoders.build(encoder_uri)

@@ -78,7 +78,7 @@ def scale_of(encoder: nn.Module) -> Tensor:
     """The inverse temperature [] of an encoder's own contrast, at most 100, which learns if its parameter does.
 
     It is exp(logit_scale) of CLIP and its kin, and 1 / temperature of ALIGN; CLIP's initial 1 / 0.07 for a network
-    that has neither. Above 100 the value stays but the gradient goes on, so that it can come back.
+    that has neither.
     """
     found = {name.rpartition(".")[2]: parameter for name, parameter in encoder.named_parameters()}
     if "logit_scale" in found:
@@ -87,5 +87,9 @@ def scale_of(encoder: nn.Module) -> Tensor:
         scale = 1 / found["temperature"]
     else:
         return torch.tensor(1 / 0.07)
-    scale = scale.squeeze()
+    return at_most(scale.squeeze())
+
+
+def at_most(scale: Tensor) -> Tensor:
+    """An inverse temperature held at 100 without holding its gradient, so that it can come back."""
     return scale - (scale - MOST_SCALE).clamp(min=0).detach()

@@ -214,6 +214,14 @@ def test_recipes_differ_where_features_do(tiny_clip, architecture, tag):
     assert by_tag.spec.recipe() != by_path.spec.recipe()
 
 
+def test_a_saved_encoder_keeps_the_activation_of_its_tag(tiny_clip, architecture, tag, tmp_path):
+    tag("quick", file=str(tiny_clip / "open_clip_model.safetensors"), quick_gelu=True)
+    encoder = encoders.build(f"openclip:{architecture}/quick")
+    again = encoders.build(encoder.save(tmp_path / "saved"))
+    assert torch.equal(features(again), features(encoder))
+    assert again.spec.preprocessing == encoder.spec.preprocessing
+
+
 # --- What is refused --------------------------------------------------------------------------------
 
 

@@ -72,6 +72,10 @@ def test_every_key_that_recbole_reads_is_known():
     assert read - ours._host_keys(make()) - made_by_config <= {"reg_weight"}
 
 
+LIVE = {"paradigm": "end_to_end", "encoder": "openclip:ViT-Ti-8-64/random"}
+DYNAMIC = {"distribution": "uniform", "sample_num": 1, "dynamic": True, "candidate_num": 2}
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -82,7 +86,12 @@ def test_every_key_that_recbole_reads_is_known():
         ({"learner": "adma"}, "learner is 'adma'.*Did you mean 'adam'"),
         ({"epochs": -1}, "epochs is -1"),
         ({"missing": "means"}, "missing is 'means'.*Did you mean 'mean'"),
-        ({"paradigm": "end_to_end"}, "paradigm is 'end_to_end'.*'frozen'"),
+        ({"paradigm": "end_2_end"}, "paradigm is 'end_2_end'.*Did you mean 'end_to_end'"),
+        ({"paradigm": "end_to_end"}, "paradigm end_to_end trains encoders, and classic has no .* openclip"),
+        ({**LIVE, "learner": "sgd"}, "learner is 'sgd', but .* set learner to adam or adamw"),
+        ({**LIVE, "train_neg_sample_args": DYNAMIC}, "train_neg_sample_args is dynamic.* Leave dynamic out"),
+        ({**LIVE, "refresh": "step:5"}, "refresh is 'step:5': epoch, .*Did you mean 'steps'"),
+        ({**LIVE, "refresh": "steps:0"}, "refresh is 'steps:0'.*whole number from 1"),
         ({"modalities": ["image", "txet"]}, r"modalities.1 is 'txet'.*Did you mean 'text'"),
         ({"modalities": []}, "modalities is"),
         ({"encoder": "clasic"}, "no encoder family named 'clasic'. Did you mean 'classic'"),

@@ -60,6 +60,7 @@ BROKEN = {
     "lengths of lists (sequences)": "'.agg(len)' in source('data/dataset/sequential_dataset.py')",
     "missing values": "chained_fill_does_nothing()",
     "ray": "'from ray import tune' in source('quick_start/quick_start.py')",
+    "torchrun": "'LOCAL_RANK' not in source('quick_start/quick_start.py') + source('config/configurator.py')",
     "processes on the CPU": "'backend=\"nccl\"' in source('config/configurator.py')",
     "gradients between CPU processes": "'device_ids=[config[\"local_rank\"]]' in source('trainer/trainer.py')",
     "one checkpoint of several processes": "'barrier' not in source('trainer/trainer.py')",

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mmenc_plugin.kernels import KERNELS, bpr_loss
 from mmenc_plugin.kernels.bpr_loss import cpu, reference
+from mmenc_plugin.kernels.bpr_loss.parts import Problem
 
 TRITON = pytest.param(
     "triton", marks=pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="triton is not installed")
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"
 def small_blocks(monkeypatch):
     """Blocks that end within the smallest batches."""
     monkeypatch.setattr(cpu, "BLOCK_BYTES", 2000)
-    monkeypatch.setattr(cpu, "TABLE_BYTES", 200)
+    monkeypatch.setattr(cpu, "SUM_BYTES", 200)
 
 
 @pytest.mark.parametrize("scorer", SCORERS)
@@ -256,7 +257,7 @@ def test_no_result_keeps_what_its_memory_held(scorer, loss, sparse_grad):
 def test_the_written_out_derivatives_of_the_reference_are_those_of_autograd():
     for loss in LOSSES:
         b = batch(5, 4, 3, loss=loss, dtype=torch.float64, weights=None, reduction="none").leaves()
-        found = reference.forward(*b.arguments(), b.bias, b.log_q, loss, True, True)
+        found = reference.forward(Problem(*b.arguments(), b.bias, b.log_q, loss), True, True)
         torch.testing.assert_close(found.losses, b.reference())
         per_user = torch.stack([torch.autograd.grad(v, b.users, retain_graph=True)[0].sum(0) for v in b.reference()])
         torch.testing.assert_close(found.user_rows, per_user)

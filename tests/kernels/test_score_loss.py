@@ -178,6 +178,25 @@ def test_very_large_and_vanishing_scales(tile, scale, reduction):
     assert_same(with_gradients(score_loss, arguments, reduction=reduction, scorer="cpu"), expected, rtol=1e-8)
 
 
+@pytest.mark.parametrize("shift", [-28.0, 28.0, -100.0, 100.0])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_scores_that_all_lie_far_from_zero(tile, shift, reduction):
+    """In float32, where e^100 is infinite and e^-100 is 0."""
+    arguments = make(9, 33, 4, dtype=F32)
+    arguments |= {name: arguments[name] / 8 for name in ("queries", "items", "bias", "log_q")}
+    arguments["bias"] += shift
+    found = with_gradients(score_loss, arguments, scorer="cpu", reduction=reduction)
+    assert_same(found, with_gradients(by_hand, as_float64(arguments), reduction=reduction), rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_one_long_item_among_short_ones(tile, reduction):
+    arguments = make(9, 33, 4, dtype=F32, masked=True)
+    arguments["items"][20] *= 100
+    found = with_gradients(score_loss, arguments, scorer="cpu", reduction=reduction)
+    assert_same(found, with_gradients(by_hand, as_float64(arguments), reduction=reduction), rtol=5e-5, atol=2e-5)
+
+
 def test_confident_queries_keep_their_gradient(tile):
     """p -> 1: what is left of softmax - 1 is the sum of the other columns."""
     arguments = make(16, 16, 16, biased=False) | {"targets": torch.arange(16), "scale": torch.tensor(12.0, dtype=F64)}

@@ -12,7 +12,9 @@ from mmenc_plugin.models.blocks.graph import (
     distinct,
     inverse_root,
     light_gcn,
+    mean_of_layers,
     of_users,
+    sparse_product,
     symmetrically_normalised,
 )
 from mmenc_plugin.types import Interactions
@@ -120,3 +122,24 @@ def test_some_rows_are_those_of_the_matrix():
         torch.sparse_coo_tensor(found.indices(), found.values(), check_invariants=True).coalesce().indices(),
     )
     assert graph.rows(wanted[:0]).shape == (0, 4)
+
+
+@pytest.mark.parametrize("n_layers", [0, 1, 3])
+def test_the_mean_of_layers_and_its_gradient_where_the_graph_is_not_symmetric(n_layers):
+    graph = averaging(USERS, ITEMS, 4, 4).double()
+    dense = graph.matrix().to_dense()
+    users, items = (torch.randn(4, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    x = torch.cat([users, items])
+    expected = sum(torch.linalg.matrix_power(dense, layer) @ x for layer in range(n_layers + 1)) / (n_layers + 1)
+    torch.testing.assert_close(mean_of_layers(graph, (users, items), n_layers), expected)
+    assert torch.autograd.gradcheck(lambda *parts: mean_of_layers(graph, parts, n_layers), (users, items))
+
+
+def test_a_product_does_not_read_what_its_memory_held_before(monkeypatch):
+    graph, nothing = bipartite(USERS, ITEMS, 4, 4), bipartite(USERS[:0], ITEMS[:0], 4, 4)
+    x = torch.randn(8, 3)
+    expected = graph.matrix().to_dense() @ x
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda self, *shape: self.new_full(shape, torch.nan))
+    torch.testing.assert_close(sparse_product(graph.matrix(), x), expected)
+    torch.testing.assert_close(sparse_product(graph.matrix(), x, onto=x), expected + x)
+    assert not sparse_product(nothing.matrix(), x).any()

@@ -31,7 +31,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """Tokens [B, L, D] -> [B, L, D]; `bias`, to [B, heads, L, L], is added to the scaled logits."""
         qkv_bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
-        qkv = F.linear(x, self.qkv.weight, qkv_bias)
+        qkv = self.qkv(x).add_(qkv_bias)  # called as a layer, so that adapters may stand beside it
         q, k, v = qkv.view(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.proj(out.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]

@@ -59,6 +59,11 @@ class _Face:
     def _features(self, config: Any, n_items: int) -> FrozenFeatures:
         """What MMRec has read from its .npy files, in its item order."""
         settings = validate(FeatureSettings, _given(config, FeatureSettings))
+        if settings.paradigm != "frozen":
+            raise SettingsError(
+                f"paradigm is '{settings.paradigm}', but MMRec reads features from files and trains no encoder: leave "
+                "it out, and export a trained encoder's features with: mmenc features export --format=mmrec"
+            )
         found = {m: getattr(self, name) for m, name in _FEATURES.items() if getattr(self, name) is not None}
         wanted = [m for m in settings.modalities if m in found] if config["modalities"] is None else settings.modalities
         for modality in wanted:

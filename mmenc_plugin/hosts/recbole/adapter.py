@@ -14,6 +14,8 @@ from mmenc_plugin import models
 from mmenc_plugin.hosts.recbole import config as our_config
 from mmenc_plugin.hosts.recbole.ranking_config import ranking_settings
 from mmenc_plugin.kernels.dispatch import set_scorer
+from mmenc_plugin.settings import LiveSettings
+from mmenc_plugin.training.end_to_end import live_losses
 from mmenc_plugin.types import Interactions, TripletBatch
 
 
@@ -28,6 +30,8 @@ class RecboleModel(GeneralRecommender):
         set_scorer(ranking_settings(config).scorer)
         settings = our_config.model_settings(config, self.mmenc_name)
         self.model = models.build(self.mmenc_name, settings, dataset.item_features(), self._interactions(dataset))
+        self.itc_weight = our_config.settings_of(config, LiveSettings).itc_weight
+        self.parts: tuple[str, ...] = ()  # of the last loss, by name
         if not self.model.learns:
             self.nothing = nn.Parameter(torch.zeros(()))  # RecBole's optimizers want a parameter
         # Feature tables and graphs are made in every process: DistributedDataParallel need not send them at each step.
@@ -40,8 +44,15 @@ class RecboleModel(GeneralRecommender):
 
     def calculate_loss(self, interaction: Any) -> tuple[Tensor, ...]:
         """The parts of the loss, which RecBole's trainer sums and logs one by one."""
-        batch = TripletBatch(interaction[self.USER_ID], interaction[self.ITEM_ID], interaction[self.NEG_ITEM_ID])
-        return tuple(self.model.loss(batch).values())
+        batch = self.batch(interaction)
+        frozen = self.model.features.frozen
+        parts = self.model.loss(batch) if frozen else live_losses(self.model, batch, self.itc_weight)
+        self.parts = tuple(parts)
+        return tuple(parts.values())
+
+    def batch(self, interaction: Any) -> TripletBatch:
+        """The users and items of one of RecBole's batches."""
+        return TripletBatch(interaction[self.USER_ID], interaction[self.ITEM_ID], interaction[self.NEG_ITEM_ID])
 
     def predict(self, interaction: Any) -> Tensor:
         """Scores [B] of the pairs."""

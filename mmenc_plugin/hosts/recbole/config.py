@@ -7,18 +7,34 @@ import importlib.util
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import ConfigDict, Field
 
 from mmenc_plugin import models
-from mmenc_plugin.data.atomic import read_header
-from mmenc_plugin.errors import DataError, SettingsError, unknown_name
+from mmenc_plugin.errors import unknown_name
+from mmenc_plugin.hosts.recbole.config_checks import (
+    HostSettings,
+    check_features,
+    check_live,
+    check_mappings,
+    check_valid_metric,
+)
+from mmenc_plugin.hosts.recbole.config_checks import needs as needs
 from mmenc_plugin.hosts.recbole.ranking_config import check_ranking
 from mmenc_plugin.models.base import ModelSettings
 from mmenc_plugin.resources import resource_dir
-from mmenc_plugin.settings import FeatureSettings, RankingSettings, Settings, check_keys, validate
+from mmenc_plugin.settings import (
+    FeatureSettings,
+    FinetuneSettings,
+    LiveSettings,
+    RankingSettings,
+    ResumeSettings,
+    Settings,
+    TuningSettings,
+    check_keys,
+    validate,
+)
 
 # Scores in one batch of full ranking (64 MB): RecBole's 4096 means one user at a time above 4096 items.
 _FULL_RANKING_BATCH = 16_000_000
@@ -34,32 +50,8 @@ _HOST_EXTRAS = {
 }  # fmt: skip
 
 _log = logging.getLogger("mmenc_plugin")
-_FILES = {"inter", "user", "item", "kg", "link", "net", "ent"}
-# What the mappings among RecBole's settings may hold.
-_INSIDE = {
-    "eval_args": {"split", "order", "group_by", "mode"},
-    "train_neg_sample_args": {"distribution", "sample_num", "alpha", "dynamic", "candidate_num"},
-    "clip_grad_norm": {"max_norm", "norm_type", "error_if_nonfinite", "foreach"},
-    "load_col": _FILES,
-    "unload_col": _FILES,
-    "unused_col": _FILES,
-}  # fmt: skip
-
-
-class HostSettings(Settings):
-    """Bounds of the RecBole keys whose wrong values would show only hours later, or never."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    epochs: int = Field(300, ge=0, description="training epochs")
-    learning_rate: float = Field(1e-3, gt=0, description="learning rate")
-    learner: Literal["adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"] = Field(
-        "adam", description="the optimizer; RecBole takes adam for a name it does not know"
-    )
-    weight_decay: float = Field(0.0, ge=0, description="weight decay of the optimizer")
-    train_batch_size: int = Field(2048, ge=1, description="interactions in a training batch")
-    eval_batch_size: int = Field(4096, ge=1, description="scores in an evaluation batch")
-    stopping_step: int = Field(10, ge=0, description="worse evaluations before training stops")
+_TRAINING = TuningSettings, FinetuneSettings, LiveSettings, ResumeSettings
+S = TypeVar("S", bound=Settings)
 
 
 def patch(config_class: Any) -> None:
@@ -91,15 +83,16 @@ def feature_settings(config: Mapping[str, Any]) -> FeatureSettings:
     Raises:
         SettingsError: a value has the wrong type or is out of bounds.
     """
-    return validate(FeatureSettings, _pick(config, FeatureSettings))
+    return settings_of(config, FeatureSettings)
 
 
-def needs(features: FeatureSettings, content: Literal["image", "text"]) -> bool:
-    """Whether any of the modalities is made from the items' pictures, or from their texts."""
-    from mmenc_plugin import encoders
+def settings_of(config: Mapping[str, Any], kind: type[S]) -> S:
+    """The settings of some kind out of a RecBole Config or a mapping; defaults where a key is not there.
 
-    made = [m for m in features.modalities if not encoders.brings_features(features.uri(m))]
-    return content in made or "fused" in made
+    Raises:
+        SettingsError: a value has the wrong type or is out of bounds.
+    """
+    return validate(kind, _pick(config, kind))
 
 
 def plugin_keys(model: str) -> set[str]:
@@ -108,7 +101,7 @@ def plugin_keys(model: str) -> set[str]:
 
 
 def _our_kinds(model: str) -> tuple[type[Settings], ...]:
-    return FeatureSettings, RankingSettings, models.registry.get(model).settings
+    return FeatureSettings, *_TRAINING, RankingSettings, models.registry.get(model).settings
 
 
 def _pick(config: Mapping[str, Any], kind: type[Settings]) -> dict[str, Any]:
@@ -204,16 +197,19 @@ def _check(config: Any) -> None:
         return
     _check_given_keys(config)
     settings, features = model_settings(final, config.model), feature_settings(final)
-    final.update({**settings.model_dump(), **features.model_dump(), **ranking.model_dump()})
+    training = {key: v for kind in _TRAINING for key, v in settings_of(final, kind).model_dump().items()}
+    final.update({**settings.model_dump(), **features.model_dump(), **training, **ranking.model_dump()})
     modes = final["eval_args"]["mode"].values()
     if "eval_batch_size" not in config.external_config_dict and set(modes) == {"full"}:
         final["eval_batch_size"] = _FULL_RANKING_BATCH
     if isinstance(final["learner"], str):
         final["learner"] = final["learner"].lower()
     final.update(validate(HostSettings, final).model_dump())
-    _check_mappings(final)
-    _check_valid_metric(final)
+    check_mappings(final)
+    check_valid_metric(final)
     check_features(config, features)
+    if features.paradigm == "end_to_end":
+        check_live(config.model, final, features)
 
 
 def _check_given_keys(config: Any) -> None:
@@ -244,57 +240,3 @@ def _keys_of_other_models() -> frozenset[str]:
 def _host_keys(config: Any) -> set[str]:
     lists: Iterable[str] = (key for keys in config.parameters.values() for key in keys)
     return {*lists, *config.internal_config_dict, *_HOST_EXTRAS}
-
-
-def _check_mappings(final: Mapping[str, Any]) -> None:
-    for name, known in _INSIDE.items():
-        if isinstance(final.get(name), dict):
-            check_keys(final[name], known | set(final.get("additional_feat_suffix") or ()), f"inside {name}")
-    if final["train_neg_sample_args"] in (None, "None") or final["train_neg_sample_args"].get("distribution") is None:
-        raise SettingsError(
-            f"train_neg_sample_args is {final['train_neg_sample_args']!r}, but {final['model']} learns from items that "
-            "were not taken: leave it out, or set its distribution to uniform or popularity."
-        )
-
-
-def _check_valid_metric(final: Mapping[str, Any]) -> None:
-    metrics, topk = [m.lower() for m in final["metrics"]], final["topk"]
-    ranking = final["eval_type"].name == "RANKING"
-    names = [f"{metric}@{k}" for metric in metrics if metric != "gauc" for k in topk] if ranking else metrics
-    names += ["gauc"] * (ranking and "gauc" in metrics)
-    if str(final["valid_metric"]).lower() not in names:
-        raise SettingsError(
-            f"valid_metric is {final['valid_metric']}, which is not among metrics {final['metrics']} at topk {topk}. "
-            f"Choose one of {', '.join(names)}, or change those."
-        )
-
-
-def check_features(config: Any, features: FeatureSettings) -> None:
-    """There are such encoders, and the data set has what they read."""
-    from mmenc_plugin.encoders import check
-
-    for modality in features.modalities:
-        check(features.uri(modality), modality)
-    _check_columns(config.final_config_dict, features, not getattr(config, "without_pictures", False))
-
-
-def _check_columns(final: Mapping[str, Any], features: FeatureSettings, pictures_needed: bool) -> None:
-    """The columns that the settings name are in the header of the `.item` file."""
-    path = Path(final["data_path"]) / f"{final['dataset']}.item"
-    if not path.parent.is_dir():
-        return  # RecBole offers to download the data sets it knows, or says that there is none
-    if not path.is_file():
-        raise DataError(
-            f"{path} does not exist. A multimodal model needs it: a RecBole item file with the columns "
-            f"{final['ITEM_ID_FIELD']}, {', '.join([*features.item_text, features.item_image])}."
-        )
-    header = read_header(path, final["field_separator"])
-    pictures = path.parent / features.image_dir
-    if pictures_needed and needs(features, "image") and not pictures.is_dir():
-        raise DataError(f"image_dir: the folder {pictures} does not exist. Name the one that holds the pictures.")
-    wanted = [(final["ITEM_ID_FIELD"], "ITEM_ID_FIELD")]
-    wanted += [(column, "item_text") for column in features.item_text if needs(features, "text")]
-    wanted += [(features.item_image, "item_image")] * needs(features, "image")
-    for column, key in wanted:
-        if column not in header:
-            raise unknown_name(f"column of {path.name} (named by {key})", column, list(header))

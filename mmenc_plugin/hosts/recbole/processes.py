@@ -37,6 +37,34 @@ def cpu_processes(module: Any) -> None:
     module.Config._init_device = _init_device
 
 
+def torchrun(module: Any) -> None:
+    """Processes that torchrun has started train together, as those of `--nproc` do; RecBole takes each for itself."""
+    original = module.run_recbole
+
+    @functools.wraps(original)
+    def run_recbole(*args: Any, config_dict: Any = None, **kwargs: Any) -> Any:
+        return original(*args, config_dict=_from_torchrun() | (config_dict or {}) or None, **kwargs)
+
+    module.run_recbole = run_recbole
+
+
+def _from_torchrun() -> dict[str, Any]:
+    """What RecBole calls this process's place among those of torchrun; nothing for a process alone."""
+    env = os.environ
+    if int(env.get("WORLD_SIZE", 1)) < 2 or not {"RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} <= set(env):
+        return {}
+    local, here = int(env["LOCAL_RANK"]), int(env.get("LOCAL_WORLD_SIZE", env["WORLD_SIZE"]))
+    return {
+        "local_rank": local,
+        "offset": int(env["RANK"]) - local,
+        "world_size": int(env["WORLD_SIZE"]),
+        "nproc": here,
+        "ip": env["MASTER_ADDR"],
+        "port": env["MASTER_PORT"],
+        "gpu_id": env.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(here))),
+    }
+
+
 def ddp_on_cpu(module: Any) -> None:
     """A model on the CPU has no device's number."""
     original = module.DistributedDataParallel

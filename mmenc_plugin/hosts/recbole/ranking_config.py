@@ -8,6 +8,7 @@ from typing import Any
 
 from mmenc_plugin import models
 from mmenc_plugin.errors import SettingsError
+from mmenc_plugin.hosts.recbole.config_checks import check_features
 from mmenc_plugin.settings import RankingSettings, validate
 from mmenc_plugin.types import MODALITIES, Modality
 
@@ -67,7 +68,7 @@ def _check_slices(config: Any, ranking: RankingSettings) -> None:
         )
     if missing and config.model not in models.registry:
         final.update(features.model_dump())
-        our_config.check_features(config, features)
+        check_features(config, features)
 
 
 def _without_slices(final: Mapping[str, Any]) -> str | None:

@@ -223,6 +223,8 @@ REPAIRS: tuple[Repair, ...] = (
     Repair("ray", "recbole.quick_start.quick_start",
            "imports ray at its top for one call; ray<=2.6.3 is missing or broken on today's stack (quick_start.py:20)",
            _always, ray_stub.use_tune_adapter, ray_stub.throwaway_ray),
+    Repair("torchrun", "recbole.quick_start.quick_start",
+           "takes each of torchrun's processes for the only one (quick_start.py:45)", _always, processes.torchrun),
     Repair("processes on the CPU", "recbole.config.configurator",
            "several processes assume nccl and a GPU each (configurator.py:476)", _always, processes.cpu_processes),
     Repair("gradients between CPU processes", "recbole.trainer.trainer",

@@ -94,25 +94,23 @@ def loss_kernel(
 
 @triton.jit
 def _take(source, rows, coefficients, place, d, mask, WIDTH: tl.constexpr):
-    """Coefficient times source row of the pairs at `place`; a source of None is a column of ones."""
+    """Coefficient times source row of the pairs at `place`."""
     weight = tl.load(coefficients + place, mask=mask, other=0.0)[:, None]
-    if source is not None:
-        row = tl.load(rows + place, mask=mask, other=0)[:, None]
-        there = mask[:, None] & (d < WIDTH)[None, :]
-        weight = weight * tl.load(source + row * WIDTH + d[None, :], mask=there, other=0.0).to(tl.float32)
-    return weight
+    row = tl.load(rows + place, mask=mask, other=0).to(tl.int64)[:, None]
+    there = mask[:, None] & (d < WIDTH)[None, :]
+    return weight * tl.load(source + row * WIDTH + d[None, :], mask=there, other=0.0)
 
 
 @triton.jit
 def whole_blocks_kernel(
-    source, rows, coefficients, keys, partial,
+    source, rows, coefficients, is_whole, partial,
     WIDTH: tl.constexpr, PAIRS: tl.constexpr, BLOCK_D: tl.constexpr,
 ) -> None:  # fmt: skip
-    """The sum of a block of PAIRS pairs, if all are of one table row; nothing is written if not."""
+    """The sum of a block of PAIRS pairs, if all are of one group; nothing is written if not."""
     block = tl.program_id(0).to(tl.int64)
     first = block * PAIRS
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
-    if tl.load(keys + first) == tl.load(keys + first + PAIRS - 1):
+    if tl.load(is_whole + block):
         place = first + tl.arange(0, PAIRS)
         total = tl.sum(_take(source, rows, coefficients, place, d, place >= 0, WIDTH), axis=0)
         tl.store(partial + block * WIDTH + d, total, mask=d < WIDTH)

@@ -18,7 +18,7 @@ WARPS, STAGES = 4, 3
 # name, kernel, types of its arguments, constants, warps, stages, None: no tiles are multiplied
 Variant = tuple[str, Any, dict[str, str], dict[str, Any], int, int, None]
 _POINTERS = {
-    "user_ids": "i64", "positive_ids": "i64", "negative_ids": "i64", "rows": "i64", "offsets": "i64", "keys": "i32",
+    "user_ids": "i64", "positive_ids": "i64", "negative_ids": "i64", "rows": "i32", "offsets": "i64", "is_whole": "i1",
 }  # fmt: skip
 _NUMBERS = ("size", "negatives", "groups")
 
@@ -50,7 +50,7 @@ def variants() -> Iterator[Variant]:
         yield _variant(f"{name} value", loss_kernel, dtype, constants | outs)
     for dtype, width in itertools.product(types, (64, 512)):
         yield from _sums(f"{dtype} {width}", dtype, blocks_of_sums(width))
-    yield from _sums("bias", "fp32", {**blocks_of_sums(1), "source": None, "rows": None})
+    yield from _sums("bias", "fp32", blocks_of_sums(1))
 
 
 def _sums(name: str, dtype: str, constants: dict[str, Any]) -> Iterator[Variant]:
@@ -59,7 +59,7 @@ def _sums(name: str, dtype: str, constants: dict[str, Any]) -> Iterator[Variant]
 
 
 def _variant(name: str, kernel: Any, dtype: str, constants: dict[str, Any]) -> Variant:
-    pointers = _POINTERS | dict.fromkeys(("users", "items", "source", "out"), dtype)
+    pointers = _POINTERS | dict.fromkeys(("users", "items", "out"), dtype)
     types = {
         argument: "constexpr"
         if argument in constants

@@ -6,45 +6,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmenc_plugin.kernels.bpr_loss.parts import Forward, Groups
+from mmenc_plugin.kernels.bpr_loss.parts import Forward, Groups, Problem
 
 BLOCK_BYTES = 2**22  # of gathered rows: few blocks, each still in the cache when it is read again
-TABLE_BYTES = 2**24  # of a gradient of half width, summed in float32 before it is rounded
+SUM_BYTES = 2**20  # of rows of a gradient and of what their pairs take, which are in memory at once
 
 
-def forward(  # noqa: PLR0913
-    users: Tensor,
-    items: Tensor,
-    user_ids: Tensor,
-    positive_ids: Tensor,
-    negative_ids: Tensor,
-    bias: Tensor | None,
-    log_q: Tensor | None,
-    loss: str,
-    gradients: bool,
-    user_gradient: bool,
-) -> Forward:
+def forward(p: Problem, gradients: bool, user_gradient: bool) -> Forward:
     """The losses, and what they are derived from: see `parts.Forward`.
 
     Each block of rows is gathered once, for its scores and for the gradient of its users.
     """
-    wide = torch.promote_types(users.dtype, torch.float32)
-    size, candidates, width = len(user_ids), 1 + negative_ids.shape[1], users.shape[1]
-    losses = users.new_empty(size, dtype=wide)
-    coefficients = users.new_empty((size, candidates), dtype=wide) if gradients else None
-    user_rows = users.new_empty((size, width), dtype=wide) if user_gradient else None
-    step = max(1, BLOCK_BYTES // (candidates * width * wide.itemsize))
+    size, candidates, width = len(p), 1 + p.negative_ids.shape[1], p.users.shape[1]
+    losses = p.users.new_empty(size, dtype=p.dtype)
+    coefficients = p.users.new_empty((size, candidates), dtype=p.dtype) if gradients else None
+    user_rows = p.users.new_empty((size, width), dtype=p.dtype) if user_gradient else None
+    step = max(1, BLOCK_BYTES // (candidates * width * p.dtype.itemsize))
+    buffer = losses.new_empty(min(step, size), candidates, width)
     for start in range(0, size, step):
         block = slice(start, start + step)
-        ids = torch.cat([positive_ids[block, None], negative_ids[block]], 1)
-        rows = items.index_select(0, ids.view(-1)).to(wide).view(*ids.shape, width)
-        scores = torch.bmm(rows, users.index_select(0, user_ids[block]).to(wide)[:, :, None])[:, :, 0]
-        if bias is not None:
-            scores += bias[ids]
-        if log_q is not None:
-            scores -= log_q[ids]
+        ids = p.candidates(block)
+        rows = _gather(p.items, ids, buffer[: len(ids)])
+        scores = torch.bmm(rows, p.users.index_select(0, p.user_ids[block]).to(p.dtype)[:, :, None])[:, :, 0]
+        if p.bias is not None:
+            scores += p.bias[ids]
+        if p.log_q is not None:
+            scores -= p.log_q[ids]
         margins = scores[:, 1:] - scores[:, :1]
-        losses[block], slopes = _derive(margins, loss)
+        losses[block], slopes = _derive(margins, p.loss)
         losses[block] += 0 * scores[:, 0]  # NaN where the positive's score is infinite
         if coefficients is not None:
             here = coefficients[block]
@@ -53,6 +42,16 @@ def forward(  # noqa: PLR0913
             if user_rows is not None:
                 _weigh(here, rows, user_rows[block])
     return Forward(losses, coefficients, user_rows)
+
+
+def _gather(table: Tensor, ids: Tensor, out: Tensor) -> Tensor:
+    """Rows [b, C, D] of the table, in `out`: new memory for each block would leave holes between what is kept."""
+    flat = out.view(-1, table.shape[1])
+    if table.dtype == out.dtype:
+        torch.index_select(table, 0, ids.view(-1), out=flat)
+    else:
+        flat.copy_(table.index_select(0, ids.view(-1)))
+    return out
 
 
 def _weigh(coefficients: Tensor, rows: Tensor, out: Tensor) -> None:
@@ -77,39 +76,34 @@ def _derive(margins: Tensor, loss: str) -> tuple[Tensor, Tensor]:
     return top + torch.log1p(others), terms.div_(1 + others[:, None])
 
 
-def sum_rows(source: Tensor | None, repeats: int, coefficients: Tensor, groups: Groups, dtype: torch.dtype) -> Tensor:
-    """Sum coefficient times source row over the pairs of each group.
+def sum_rows(source: Tensor, coefficients: Tensor, groups: Groups, dtype: torch.dtype) -> Tensor:
+    """Sum coefficient times source row over the pairs of each group, some groups at a time.
 
     Args:
-        source: [P / repeats, D]; pair p belongs to source[p // repeats]. None stands for a column of ones.
-        repeats: pairs for each row of the source.
-        coefficients: [P].
-        groups: of the pairs.
-        dtype: of the result; the sums are made in that of `coefficients`.
+        source: [S, D].
+        coefficients: [S, C] of the same type: pair s * C + c is coefficients[s, c] of source[s].
+        groups: of the pairs, R.
+        dtype: of the result; the sums are made in that of the coefficients.
 
     Returns:
-        [R, D], or [R] without a source.
+        [R, D].
     """
-    wide, total = coefficients.dtype, len(groups)
-    values = coefficients[groups.order]
-    if source is None:
-        ones, rows = values.new_ones(1, 1), torch.zeros_like(groups.order)
-    else:
-        ones, rows = source.to(wide), groups.order.div(repeats, rounding_mode="floor")
-    step = total if dtype == wide else max(1, TABLE_BYTES // (ones.shape[1] * wide.itemsize))
-    if step >= total:
-        out = _bags(ones, rows, values, groups.offsets).to(dtype)
-    else:
-        out = torch.empty((total, ones.shape[1]), dtype=dtype, device=values.device)
-        for start in range(0, total, step):
-            offsets = groups.offsets[start : start + step + 1]
-            pairs = slice(int(offsets[0]), int(offsets[-1]))
-            out[start : start + step] = _bags(ones, rows[pairs], values[pairs], offsets - offsets[0])
-    return out[:, 0] if source is None else out
+    (each, width), flat, total = (coefficients.shape[1], source.shape[1]), coefficients.reshape(-1), len(groups)
+    out = source.new_empty((total, width), dtype=dtype)
+    pairs_each = -(-len(flat) // max(total, 1))
+    step = max(1, SUM_BYTES // ((width + 3 * pairs_each) * flat.itemsize))
+    for start in range(0, total, step):
+        offsets = groups.offsets[start : start + step + 1]
+        pairs = groups.order[int(offsets[0]) : int(offsets[-1])]
+        rows = pairs.div(each, rounding_mode="floor")
+        out[start : start + step] = _bags(source, rows, flat.index_select(0, pairs), offsets - offsets[0])
+    return out
 
 
 def _bags(source: Tensor, rows: Tensor, coefficients: Tensor, offsets: Tensor) -> Tensor:
     """Sums [R, D] of coefficient times source[row] over the pairs between two offsets."""
     if not len(rows):
         return source.new_zeros(len(offsets) - 1, source.shape[1])
-    return F.embedding_bag(rows, source, offsets, mode="sum", per_sample_weights=coefficients, include_last_offset=True)
+    return F.embedding_bag(
+        rows, source, offsets.to(rows.dtype), mode="sum", per_sample_weights=coefficients, include_last_offset=True
+    )

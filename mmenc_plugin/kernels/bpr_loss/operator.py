@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mmenc_plugin.kernels.bpr_loss import values
-from mmenc_plugin.kernels.bpr_loss.parts import group, reduce, upstream_rows
+from mmenc_plugin.kernels.bpr_loss.parts import Problem, group, reduce, upstream_rows
 from mmenc_plugin.kernels.dispatch import Scorer, choose
 
 _LOSS = (
@@ -35,11 +35,12 @@ def bpr_loss_op(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     users, items, user_ids, positive_ids, negative_ids, bias, log_q, weights, loss, reduction = inputs[:10]
     gradients, user_gradient, _, scorer = inputs[10:]
     ids = user_ids.long(), positive_ids.long(), negative_ids.long()
-    values.check(users, items, *ids, weights, reduction)
+    problem = Problem(users, items, *ids, bias, log_q, loss)
+    values.check(problem, weights, reduction)
     with torch.autocast(users.device.type, enabled=False):
         solve = _implementation(scorer, users, items)
-        found = solve.forward(users, items, *ids, bias, log_q, loss, gradients, user_gradient)
-        values.check_finite(found, users, items, *ids, bias, log_q)
+        found = solve.forward(problem, gradients, user_gradient)
+        values.check_finite(found, problem)
         made = (reduce(found.losses, weights, reduction), found.coefficients, found.user_rows)
     return cast(tuple[Tensor, Tensor, Tensor], tuple(found.losses.new_empty(0) if m is None else m for m in made))
 
@@ -87,20 +88,19 @@ def _gradients(inputs: tuple[Any, ...], *, sparse: bool) -> tuple[Tensor | None,
     sum_rows = _implementation(scorer, users, items).sum_rows
     d_users = d_items = d_bias = None
     with torch.autocast(users.device.type, enabled=False):
-        upstream = upstream_rows(gradient.to(coefficients.dtype), weights, reduction, len(user_ids))
-        if for_users:
-            groups = group(user_ids, len(users), distinct=sparse)
-            d_users = _table(sum_rows(user_rows, 1, upstream, groups, users.dtype), groups.ids, users)
+        upstream = upstream_rows(gradient.to(coefficients.dtype), weights, reduction, len(user_ids))[:, None]
         if for_items or for_bias:
-            pairs = (coefficients * upstream[:, None]).view(-1)
-            candidates = torch.cat([positive_ids[:, None], negative_ids], 1)
-            groups = group(candidates.view(-1), len(items), distinct=sparse)
+            groups = group([positive_ids[:, None], negative_ids], len(items), distinct=sparse)
             if for_items:
-                source = users.index_select(0, user_ids)
-                rows = sum_rows(source, candidates.shape[1], pairs, groups, items.dtype)
-                d_items = _table(rows, groups.ids, items)
+                source = users.index_select(0, user_ids) * upstream
+                d_items = _table(sum_rows(source, coefficients, groups, items.dtype), groups.ids, items)
+                del source  # rather than held beside the other gradients
             if for_bias:
-                d_bias = _table(sum_rows(None, 1, pairs, groups, bias.dtype), groups.ids, bias)
+                d_bias = _table(sum_rows(upstream, coefficients, groups, bias.dtype)[:, 0], groups.ids, bias)
+            del groups
+        if for_users:
+            groups = group([user_ids[:, None]], len(users), distinct=sparse)
+            d_users = _table(sum_rows(user_rows, upstream, groups, users.dtype), groups.ids, users)
     return d_users, d_items, d_bias
 
 

@@ -1,4 +1,4 @@
-"""What the implementations of bpr_loss have in common: their results, and the pairs grouped by table row.
+"""What the implementations of bpr_loss have in common: the problem, results, and the pairs grouped by table row.
 
 A pair is one candidate of one row of the batch: P = B * (1 + K), the positive first. The derivative of the loss by
 a score is the pair's coefficient, and every gradient is a sum of coefficients times rows over the pairs of a table
@@ -14,6 +14,48 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mmenc_plugin.kernels.precision import summed_in
+
+PART = 2**16  # pairs that are numbered at once
+
+
+@dataclass(frozen=True)
+class Problem:
+    """B rows of a batch, each of a user, an item that it took and K that it did not; checked.
+
+    Attributes:
+        users: [U, D] of any floating type.
+        items: [I, D] of the same type.
+        user_ids: [B] rows of `users`, int64.
+        positive_ids: [B] rows of `items`, int64.
+        negative_ids: [B, K] rows of `items`, int64.
+        bias: [I], or None.
+        log_q: [I], or None.
+        loss: bpr or softmax.
+    """
+
+    users: Tensor
+    items: Tensor
+    user_ids: Tensor
+    positive_ids: Tensor
+    negative_ids: Tensor
+    bias: Tensor | None = None
+    log_q: Tensor | None = None
+    loss: str = "bpr"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that is computed in."""
+        return summed_in(self.users.dtype)
+
+    def __len__(self) -> int:
+        """B."""
+        return len(self.user_ids)
+
+    def candidates(self, rows: slice = slice(None)) -> Tensor:
+        """The positive and the negatives [B, 1 + K] of some rows of the batch."""
+        return torch.cat([self.positive_ids[rows, None], self.negative_ids[rows]], 1)
 
 
 class Forward(NamedTuple):
@@ -35,14 +77,12 @@ class Groups:
     """Pairs sorted by the table row that they belong to; within a row in their own order.
 
     Attributes:
-        order: [P] the pairs, row by row, int64.
-        keys: [P] the table row of each of them, rising.
+        order: [P] the pairs, row by row, int32 where that holds their number.
         offsets: [R + 1] order[offsets[r] : offsets[r + 1]] are the pairs of group r, int64.
         ids: [R] the table rows that have pairs; None where the groups are all rows of the table.
     """
 
     order: Tensor
-    keys: Tensor
     offsets: Tensor
     ids: Tensor | None = None
 
@@ -50,21 +90,38 @@ class Groups:
         return len(self.offsets) - 1
 
 
-def group(ids: Tensor, rows: int, *, distinct: bool) -> Groups:
-    """Group pairs [P] by their table row.
+def group(ids: list[Tensor], rows: int, *, distinct: bool) -> Groups:
+    """Group pairs by their table row.
 
     Args:
-        ids: [P] rows of a table.
+        ids: [S, C_1], [S, C_2], ... rows of a table; side by side they are the pairs [S, C], P = S * C.
         rows: of the table, R.
         distinct: only the rows that have pairs, rather than all.
     """
-    keys, order = torch.sort(ids.int() if rows < 2**31 else ids, stable=True)  # half the digits to sort by
+    keys, order = _sort(ids, rows)
     if distinct:
         present, counts = torch.unique_consecutive(keys, return_counts=True)
     else:
         present, counts = None, torch.bincount(keys, minlength=rows)
     offsets = F.pad(counts.cumsum(0), (1, 0))
-    return Groups(order, keys, offsets, None if present is None else present.long())
+    return Groups(order, offsets, None if present is None else present.long())
+
+
+def _sort(ids: list[Tensor], rows: int) -> tuple[Tensor, Tensor]:
+    """The ids [P] in order, and the places that they had, rising among equal ones."""
+    pairs = torch.cat([part.long() for part in ids], 1).view(-1)
+    if max(rows, len(pairs)) >= 2**31:
+        return torch.sort(pairs, stable=True)
+    if not pairs.is_cpu:
+        keys, order = torch.sort(pairs.int(), stable=True)  # half the digits to sort by
+        return keys, order.int()
+    pairs.bitwise_left_shift_(32)  # the id above, the place below
+    for start in range(0, len(pairs), PART):
+        part = pairs[start : start + PART]
+        part += torch.arange(start, start + len(part))
+    pairs.numpy().sort()  # in place: torch.sort takes four times the memory
+    order = pairs.int()
+    return pairs.bitwise_right_shift_(32), order
 
 
 def upstream_rows(gradient: Tensor, weights: Tensor | None, reduction: str, rows: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmenc_plugin.kernels.bpr_loss.parts import Forward, Groups
+from mmenc_plugin.kernels.bpr_loss.parts import Forward, Groups, Problem
 
 
 def bpr_loss(  # noqa: PLR0913
@@ -59,40 +59,24 @@ def _scores(
     return scores
 
 
-def forward(  # noqa: PLR0913
-    users: Tensor,
-    items: Tensor,
-    user_ids: Tensor,
-    positive_ids: Tensor,
-    negative_ids: Tensor,
-    bias: Tensor | None,
-    log_q: Tensor | None,
-    loss: str,
-    gradients: bool,
-    user_gradient: bool,
-) -> Forward:
+def forward(p: Problem, gradients: bool, user_gradient: bool) -> Forward:
     """The losses, and what they are derived from: see `parts.Forward`."""
-    wide = torch.promote_types(users.dtype, torch.float32)
-    users, items = users.to(wide), items.to(wide)
-    scores = _scores(users, items, user_ids, positive_ids, negative_ids, bias, log_q).to(wide)
+    users, items = p.users.to(p.dtype), p.items.to(p.dtype)
+    scores = _scores(users, items, p.user_ids, p.positive_ids, p.negative_ids, p.bias, p.log_q).to(p.dtype)
     margins = scores[:, 1:] - scores[:, :1]
-    if loss == "bpr":
+    if p.loss == "bpr":
         losses, slopes = F.softplus(margins).mean(1), margins.sigmoid() / margins.shape[1]
     else:
         with_positive = torch.cat([torch.zeros_like(margins[:, :1]), margins], 1)
         losses, slopes = with_positive.logsumexp(1), with_positive.softmax(1)[:, 1:]
     losses = losses + 0 * scores[:, 0]
     coefficients = torch.cat([-slopes.sum(1, keepdim=True), slopes], 1)
-    ids = torch.cat([positive_ids[:, None], negative_ids], 1)
-    user_rows = torch.einsum("bk,bkd->bd", coefficients, items[ids])
+    user_rows = torch.einsum("bk,bkd->bd", coefficients, items[p.candidates()])
     return Forward(losses, coefficients if gradients else None, user_rows if user_gradient else None)
 
 
-def sum_rows(source: Tensor | None, repeats: int, coefficients: Tensor, groups: Groups, dtype: torch.dtype) -> Tensor:
+def sum_rows(source: Tensor, coefficients: Tensor, groups: Groups, dtype: torch.dtype) -> Tensor:
     """As `cpu.sum_rows`."""
-    target = torch.arange(len(groups), device=coefficients.device).repeat_interleave(groups.offsets.diff())
-    values = coefficients[groups.order]
-    if source is None:
-        return values.new_zeros(len(groups)).index_add_(0, target, values).to(dtype)
-    rows = values[:, None] * source[groups.order // repeats].to(values.dtype)
-    return values.new_zeros(len(groups), source.shape[1]).index_add_(0, target, rows).to(dtype)
+    target = torch.arange(len(groups), device=source.device).repeat_interleave(groups.offsets.diff())
+    rows = (coefficients[:, :, None] * source[:, None]).flatten(0, 1)[groups.order]
+    return source.new_zeros(len(groups), source.shape[1]).index_add_(0, target, rows).to(dtype)

@@ -22,64 +22,56 @@ from mmenc_plugin.kernels.bpr_loss._triton_variants import (
     blocks_of_the_loss,
     variants,
 )
-from mmenc_plugin.kernels.bpr_loss.parts import Forward, Groups
+from mmenc_plugin.kernels.bpr_loss.parts import Forward, Groups, Problem
 from mmenc_plugin.kernels.dispatch import interpreted
 
 __all__ = ["forward", "sum_rows", "variants"]
 
 
-def forward(  # noqa: PLR0913
-    users: Tensor,
-    items: Tensor,
-    user_ids: Tensor,
-    positive_ids: Tensor,
-    negative_ids: Tensor,
-    bias: Tensor | None,
-    log_q: Tensor | None,
-    loss: str,
-    gradients: bool,
-    user_gradient: bool,
-) -> Forward:
+def forward(p: Problem, gradients: bool, user_gradient: bool) -> Forward:
     """The losses, and what they are derived from: see `parts.Forward`."""
-    (size, negatives), width = negative_ids.shape, users.shape[1]
-    losses = _empty(users, size)
-    coefficients = _empty(users, size, 1 + negatives) if gradients else None
-    user_rows = _empty(users, size, width) if user_gradient else None
+    (size, negatives), width = p.negative_ids.shape, p.users.shape[1]
+    losses = _empty(p.users, size)
+    coefficients = _empty(p.users, size, 1 + negatives) if gradients else None
+    user_rows = _empty(p.users, size, width) if user_gradient else None
     blocks = blocks_of_the_loss(width)
     if size:
-        tensors = (users, items, user_ids, positive_ids, negative_ids, bias, log_q)
-        with _device(users):
+        tensors = (p.users, p.items, p.user_ids, p.positive_ids, p.negative_ids, p.bias, p.log_q)
+        with _device(p.users):
             loss_kernel[(_ceil(size, blocks["BLOCK_B"]),)](
                 *(None if t is None else t.contiguous() for t in tensors),
                 losses, coefficients, user_rows, size, negatives,
-                SOFTMAX=loss == "softmax", **blocks, num_warps=WARPS,
+                SOFTMAX=p.loss == "softmax", **blocks, num_warps=WARPS,
             )  # fmt: skip
     return Forward(losses, coefficients, user_rows)
 
 
-def sum_rows(source: Tensor | None, repeats: int, coefficients: Tensor, groups: Groups, dtype: torch.dtype) -> Tensor:
+def sum_rows(source: Tensor, coefficients: Tensor, groups: Groups, dtype: torch.dtype) -> Tensor:
     """As `cpu.sum_rows`."""
-    total = len(groups)
-    width = 1 if source is None else source.shape[1]
+    total, (size, each), width = len(groups), coefficients.shape, source.shape[1]
     # The interpreter cuts a bfloat16 off where a GPU rounds it.
-    out = _empty(coefficients, total, width, dtype=torch.float32 if interpreted() else dtype)
-    partial = _empty(coefficients, len(coefficients) // PAIRS, width)
-    values = coefficients[groups.order]
-    rows = None if source is None else groups.order.div(repeats, rounding_mode="floor")
-    source = None if source is None else source.contiguous()
+    out = _empty(source, total, width, dtype=torch.float32 if interpreted() else dtype)
+    partial = _empty(source, size * each // PAIRS, width)
+    values = coefficients.reshape(-1)[groups.order]
+    rows, source = groups.order.div(each, rounding_mode="floor"), source.contiguous()
     blocks = blocks_of_sums(width)
     columns = _ceil(width, blocks["BLOCK_D"])
-    with _device(coefficients):
+    with _device(source):
         if len(partial):
             whole_blocks_kernel[(len(partial), columns)](
-                source, rows, values, groups.keys, partial, **blocks, num_warps=WARPS
+                source, rows, values, _is_whole(groups, len(partial)), partial, **blocks, num_warps=WARPS
             )
         if total:
             rows_kernel[(_ceil(total, ROWS), columns)](
                 source, rows, values, groups.offsets, partial, out, total, ROWS=ROWS, **blocks, num_warps=WARPS
             )
-    out = out.to(dtype)
-    return out[:, 0] if source is None else out
+    return out.to(dtype)
+
+
+def _is_whole(groups: Groups, blocks: int) -> Tensor:
+    """Whether each block of PAIRS pairs lies within one group: it ends no later than the group that it starts in."""
+    starts = torch.arange(blocks, device=groups.offsets.device) * PAIRS
+    return groups.offsets[torch.searchsorted(groups.offsets, starts, right=True)] - starts >= PAIRS
 
 
 def _ceil(size: int, block: int) -> int:

@@ -5,19 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmenc_plugin.kernels.bpr_loss.parts import Forward
+from mmenc_plugin.kernels.bpr_loss.parts import Forward, Problem
 from mmenc_plugin.kernels.checks import check_range
 
 
-def check(
-    users: Tensor,
-    items: Tensor,
-    user_ids: Tensor,
-    positive_ids: Tensor,
-    negative_ids: Tensor,
-    weights: Tensor | None,
-    reduction: str,
-) -> None:
+def check(p: Problem, weights: Tensor | None, reduction: str) -> None:
     """All ids are rows of their tables; weights are finite, not negative, and for a mean not all zero.
 
     All bounds come from the device at once, since each reading waits for it.
@@ -25,12 +17,12 @@ def check(
     Raises:
         ValueError: names the argument that is wrong.
     """
-    if not len(user_ids):
+    if not len(p):
         return
     named = {
-        "user_ids": (user_ids, len(users)),
-        "positive_ids": (positive_ids, len(items)),
-        "negative_ids": (negative_ids, len(items)),
+        "user_ids": (p.user_ids, len(p.users)),
+        "positive_ids": (p.positive_ids, len(p.items)),
+        "negative_ids": (p.negative_ids, len(p.items)),
     }
     bounds = torch.stack([bound for ids, _ in named.values() for bound in torch.aminmax(ids)]).tolist()
     for place, (name, (ids, rows)) in enumerate(named.items()):
@@ -51,16 +43,7 @@ def _check_weights(weights: Tensor, reduction: str) -> None:
         )
 
 
-def check_finite(  # noqa: PLR0913
-    found: Forward,
-    users: Tensor,
-    items: Tensor,
-    user_ids: Tensor,
-    positive_ids: Tensor,
-    negative_ids: Tensor,
-    bias: Tensor | None,
-    log_q: Tensor | None,
-) -> None:
+def check_finite(found: Forward, p: Problem) -> None:
     """Each row has a finite loss and derivatives; where one has not, the values that it was made of are looked at.
 
     Raises:
@@ -74,12 +57,12 @@ def check_finite(  # noqa: PLR0913
     if not bool(bad_rows.any()):
         return
     row = int(bad_rows.nonzero()[0, 0])
-    candidates = torch.cat([positive_ids[row, None], negative_ids[row]])
+    candidates = p.candidates(slice(row, row + 1))[0]
     for name, table, ids in (
-        ("users", users, user_ids[row, None]),
-        ("items", items, candidates),
-        ("bias", bias, candidates),
-        ("log_q", log_q, candidates),
+        ("users", p.users, p.user_ids[row, None]),
+        ("items", p.items, candidates),
+        ("bias", p.bias, candidates),
+        ("log_q", p.log_q, candidates),
     ):
         if table is not None and bool((bad := _spoilt(name, table[ids])).any()):
             at = int(ids[bad][0])

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from mmenc_plugin.kernels.score_loss.problem import Gradients, Needs, Problem, has_positive, rows_of, transposed
 
-TILE = 3 << 22  # scores in memory at once (float32: 48 MB)
+TILE = 1 << 20  # scores in memory at once (float32: 4 MB, which stay in the cache)
 FEWEST_ROWS = 128  # below which chunks of whole rows do not pay
+SMALL = 30.0  # scores up to this need no maximum taken out: all of e^-30 .. e^30 are far from the ends of float32
 
 
 @dataclass
@@ -28,6 +29,7 @@ class _Tile:
         columns: the columns.
         keys: [C, D] the columns' items.
         scores: [R, C]; whoever reads it may write into it.
+        small: none lies beyond SMALL, but for those that are -inf.
         targets: the positives that lie in it, as a slice of the positives in `_Sorted` order.
         positives: their row and column within the tile.
     """
@@ -36,6 +38,7 @@ class _Tile:
     columns: slice
     keys: Tensor
     scores: Tensor
+    small: bool
     targets: slice
     positives: tuple[Tensor, Tensor]
 
@@ -49,7 +52,7 @@ def losses(p: Problem) -> tuple[Tensor, Tensor, Tensor]:
         tiling.keep_positives(tile)
         if p.symmetric:
             column_lse[tile.columns] = torch.logaddexp(column_lse[tile.columns], tile.scores.logsumexp(0))
-        row_lse[tile.rows] = torch.logaddexp(row_lse[tile.rows], _lse_(tile.scores))
+        row_lse[tile.rows] = torch.logaddexp(row_lse[tile.rows], _exp_(tile)[1])
     return tiling.losses(row_lse, column_lse), row_lse, column_lse
 
 
@@ -73,9 +76,9 @@ def at_once(p: Problem, coefficients: Tensor, needs: Needs) -> tuple[Tensor, Gra
     row_lse = p.scale.new_empty(len(p.queries))
     for tile in tiling:
         tiling.keep_positives(tile)
-        row_lse[tile.rows] = _softmax_(tile.scores)
-        slopes.from_softmax_(tile)
-        sums.add(tile)
+        totals, row_lse[tile.rows] = _exp_(tile)
+        slopes.from_exponentials_(tile, totals)
+        sums.add(tile, totals)
     return tiling.losses(row_lse, p.scale.new_empty(0)), sums.gradients()
 
 
@@ -92,6 +95,7 @@ class _Tiling:
             self.width = min(n_columns, TILE // max(self.height, 1))
         self.p = p
         self.queries = p.queries.to(p.dtype) * p.scale
+        self.longest = _longest(self.queries)
         self.targets = _Sorted(rows_of(p.targets), p.targets[1], self, n_rows, n_columns)
         self.exclude = _Sorted(rows_of(p.exclude), p.exclude[1], self, n_rows, n_columns)
         self.positive_scores = p.scale.new_empty(len(p.targets[1]))  # in the order of self.targets
@@ -101,6 +105,7 @@ class _Tiling:
         for j, columns in enumerate(_slices(self.p.n_columns, self.width)):
             keys = _keys(self.p, columns)
             bias = None if self.p.bias is None else self.p.bias[columns]
+            small = self._small(keys, bias)
             for i, rows in enumerate(_slices(len(self.queries), self.height)):
                 queries = self.queries[rows]
                 scores = buffer[: len(queries) * len(keys)].view(len(queries), len(keys))
@@ -109,9 +114,15 @@ class _Tiling:
                 else:
                     torch.addmm(bias, queries, keys.T, out=scores)
                 scores[self.exclude.within(i, j, rows, columns)] = -torch.inf
-                yield _Tile(
-                    rows, columns, keys, scores, self.targets.inside(i, j), self.targets.within(i, j, rows, columns)
-                )
+                targets = self.targets.inside(i, j), self.targets.within(i, j, rows, columns)
+                yield _Tile(rows, columns, keys, scores, small, *targets)
+
+    def _small(self, keys: Tensor, bias: Tensor | None) -> bool:
+        """Whether no score with these columns can be large, by the lengths of the vectors (Cauchy and Schwarz)."""
+        bound = self.longest * _longest(keys)
+        if bias is not None:
+            bound = bound + bias.abs().where(bias > -torch.inf, 0).amax()
+        return bool(bound <= SMALL)
 
     def keep_positives(self, tile: _Tile) -> None:
         """Note the positives' scores before the tile is written over."""
@@ -179,15 +190,16 @@ class _Slopes:
             tile.scores.mul_(self.of_row[tile.rows, None]).add_(by_column)
         self._less_positives_(tile)
 
-    def from_softmax_(self, tile: _Tile) -> None:
-        """Where the tile holds the softmax of whole rows."""
+    def from_exponentials_(self, tile: _Tile, totals: Tensor) -> None:
+        """Where the tile holds whole rows of the softmax, times their `totals`, which they keep as a factor."""
         if self.any_dead:
             tile.scores.masked_fill_(self.dead[tile.rows, None], 0)
-        self._less_positives_(tile)
+        self._less_positives_(tile, totals)
 
-    def _less_positives_(self, tile: _Tile) -> None:
+    def _less_positives_(self, tile: _Tile, totals: Tensor | None = None) -> None:
         rows, columns = tile.positives
-        share = self.row_share[tile.rows][rows]
+        share = self.row_share[tile.rows]
+        share = (share if totals is None else share * totals)[rows]
         if self.symmetric:
             share = share + self.column_share[tile.columns][columns]
         tile.scores.index_put_((rows, columns), -share, accumulate=True)
@@ -207,19 +219,24 @@ class _Sums:
         self.items = p.scale.new_zeros(p.items.shape) if self.items_too else None
         self.bias = p.scale.new_zeros(p.n_columns) if self.bias_too else None
 
-    def add(self, tile: _Tile) -> None:
-        """Take a tile whose scores have become derivatives."""
-        slopes = tile.scores
+    def add(self, tile: _Tile, totals: Tensor | None = None) -> None:
+        """Take a tile whose scores have become derivatives, or these times the `totals` of its rows."""
+        slopes, scaled, of_row = tile.scores, self.scaled[tile.rows], self.of_row[tile.rows]
+        if totals is not None:
+            totals = totals.where(totals > 0, 1)  # a row without any score has derivatives of 0
+            scaled, of_row = scaled / totals[:, None], of_row / totals
         if self.queries is not None:
-            self.queries[tile.rows].addmm_(slopes, tile.keys)
+            queries = self.queries[tile.rows].addmm_(slopes, tile.keys)
+            if totals is not None:
+                queries /= totals[:, None]
         if self.bias is not None:
-            self.bias[tile.columns] += self.of_row[tile.rows] @ slopes
+            self.bias[tile.columns] += of_row @ slopes
         if self.items is None:
             return
         if self.p.item_ids is None:
-            self.items[tile.columns].addmm_(slopes.T, self.scaled[tile.rows])
+            self.items[tile.columns].addmm_(slopes.T, scaled)
         else:
-            _add_rows(self.items, self.p.item_ids[tile.columns], slopes.T @ self.scaled[tile.rows])
+            _add_rows(self.items, self.p.item_ids[tile.columns], slopes.T @ scaled)
 
     def gradients(self) -> Gradients:
         """Of queries, items, scale and bias; None where not needed."""
@@ -247,18 +264,21 @@ def _add_rows(table: Tensor, ids: Tensor, rows: Tensor) -> None:
         table.index_add_(0, ids, rows)
 
 
-def _lse_(scores: Tensor) -> Tensor:
-    """Log-sum-exp [R] of [R, C], which is written over."""
-    top = scores.amax(1)
-    base = top.where(top > -torch.inf, 0)
-    return scores.sub_(base[:, None]).exp_().sum(1).log_().add_(base)
+def _longest(vectors: Tensor) -> Tensor:
+    """The length of the longest [] of the vectors [R, D]; 0 for none."""
+    lengths: Tensor = torch.linalg.vector_norm(vectors, dim=1)
+    return lengths.amax() if len(lengths) else lengths.sum()
 
 
-def _softmax_(scores: Tensor) -> Tensor:
-    """Put the softmax of [R, C] in its place, and return the log-sum-exp [R]: the largest of a row is 1 / its sum."""
-    top = scores.amax(1)
-    torch.softmax(scores, 1, out=scores)
-    return top - scores.amax(1).log_()
+def _exp_(tile: _Tile) -> tuple[Tensor, Tensor]:
+    """Put e^(score - base) in place of the scores, base one number a row; return their sums and log-sum-exps [R]."""
+    scores, base = tile.scores, tile.scores.new_zeros(())
+    if not tile.small:
+        top = scores.amax(1)
+        base = top.where(top > -torch.inf, 0)
+        scores.sub_(base[:, None])
+    totals = scores.exp_().sum(1)
+    return totals, totals.log() + base
 
 
 def _less_mean(lse: Tensor, groups: Tensor, scores: Tensor) -> Tensor:

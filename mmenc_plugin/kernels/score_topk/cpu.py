@@ -64,9 +64,15 @@ def _blocks(offsets: Tensor) -> Iterator[slice]:
 
 
 def _width(rows: int, columns: int, dimension: int) -> int:
-    """Items of a tile, a multiple of GROUP."""
-    most = min(AREA // rows, WIDEST, max(AREA // ROWS, VALUES // max(dimension, 1)))
-    return max(min(most // GROUP, -(-columns // GROUP)), 1) * GROUP
+    """Items of a span: all columns, or a multiple of GROUP.
+
+    The product of a single user and a matrix is rounded otherwise at a ragged end, so it has none.
+    """
+    most = max(min(AREA // rows, WIDEST, max(AREA // ROWS, VALUES // max(dimension, 1))) // GROUP, 1) * GROUP
+    if columns <= FIRST * most and rows > 1:
+        return columns
+    spans = max(-(-columns // most), 1 if columns <= GROUP else 2)
+    return -(-columns // (spans * GROUP)) * GROUP
 
 
 def _csr_rows(csr: CSR, block: slice) -> CSR:
@@ -76,7 +82,7 @@ def _csr_rows(csr: CSR, block: slice) -> CSR:
 
 def _rank(tiles: Tiles, k: int, counter: Counter | None) -> tuple[Tensor, Tensor]:
     """Scores and item rows [R, k]; the counter, if there is one, sees the same tiles."""
-    best = _Best(tiles.users, k)
+    best = _Only(k) if k and tiles.is_one else _Best(tiles.users, k)
     for start, tile in tiles.masked():
         if k:
             best.offer(start, tile)
@@ -84,6 +90,36 @@ def _rank(tiles: Tiles, k: int, counter: Counter | None) -> tuple[Tensor, Tensor
             counter.count(start, tile)
     scores, columns = best.ranked()
     return scores, tiles.columns.to_rows(columns).masked_fill_(scores == -torch.inf, -1)
+
+
+class _Only:
+    """The k best of each of R users, where all scores are in one tile."""
+
+    def __init__(self, k: int) -> None:
+        self.k = k
+
+    def offer(self, start: int, tile: Tensor) -> None:
+        """Take in the tile [R, W].
+
+        Raises:
+            ValueError: a score is NaN.
+        """
+        scores, self.columns = tile.topk(min(self.k + 1, tile.shape[1]), dim=1)
+        refuse_nan(scores[:, 0])  # it comes first
+        self.scores = scores[:, : self.k]
+        # topk takes equal scores in any order, and any of those equal to the k-th.
+        tied = (scores[:, 1:] == scores[:, :-1]) & (scores[:, 1:] > -torch.inf)
+        rows = tied[:, : self.k - 1].any(1).nonzero()[:, 0]
+        columns = self.columns[rows, : self.k].sort(dim=1).values
+        order = tile[rows[:, None], columns].sort(dim=1, descending=True, stable=True).indices
+        self.columns[rows, : self.k] = columns.gather(1, order)
+        for rows in torch.split(tied[:, self.k - 1 :].any(1).nonzero()[:, 0], max(1, AREA // tile.shape[1])):
+            order = tile[rows].sort(dim=1, descending=True, stable=True).indices
+            self.columns[rows, : self.k] = order[:, : self.k]
+
+    def ranked(self) -> tuple[Tensor, Tensor]:
+        """As that of `_Best`."""
+        return self.scores, self.columns[:, : self.k]
 
 
 class _Best:
@@ -109,10 +145,11 @@ class _Best:
         """
         if bool((self.counts > self.k).any()):
             self._settle(self.scores, self.columns)
-        row, column, scores = self._passing(tile, None if start else self._bar(tile))
+        peaks = tile.view(len(tile), -1, GROUP).amax(2)  # NaN where any of the group is
+        row, column, scores = self._passing(tile, peaks, None if start else self._bar(peaks))
         fresh = torch.bincount(row, minlength=len(tile))
-        if start and bool((fresh > self.waiting).any()):
-            row, column, scores = self._passing(tile, self._bar(tile))
+        if bool((fresh > self.waiting).any()):
+            row, column, scores = self._passing(tile, peaks, self._bar(tile))
             fresh = torch.bincount(row, minlength=len(tile))
         if bool((self.counts + fresh > self.waiting).any()):
             self._settle(self.scores, self.columns)
@@ -124,18 +161,17 @@ class _Best:
         self.scores[row, place], self.columns[row, place] = scores, column + start
         self.counts += fresh
 
-    def _bar(self, tile: Tensor) -> Tensor | None:
-        """The k-th best score of each row of the tile, below which nothing in it can be among the k best."""
-        return kth_best(tile, self.k) if tile.shape[1] > self.k else None
+    def _bar(self, scores: Tensor) -> Tensor | None:
+        """The k-th best of each row of a tile, or of its peaks: nothing below it can be among the k best."""
+        return kth_best(scores, self.k) if scores.shape[1] > self.k else None
 
-    def _passing(self, tile: Tensor, bar: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _passing(self, tile: Tensor, peaks: Tensor, bar: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Row, column and score of what may join: better than the worst, and not below the bar [R, 1]."""
 
         def passes(scores: Tensor, row: Tensor | slice) -> Tensor:
             fails = scores <= self.worst[row, None]  # NaN does not, and comes up for its refusal
             return (fails if bar is None else fails.logical_or_(scores < bar[row])).logical_not_()
 
-        peaks = tile.view(len(tile), -1, GROUP).amax(2)  # NaN where any of the group is
         row, group = passes(peaks, slice(None)).nonzero(as_tuple=True)
         if len(row) * 2 > peaks.numel():
             row, column = passes(tile, slice(None)).nonzero(as_tuple=True)

@@ -31,11 +31,15 @@ def score_topk_op(users: Tensor, items: Tensor, k: int, bias: Tensor | None, *ot
         bias = bias.to(summed_in(users.dtype))
     if candidates is not None:
         candidates = candidates.long()
-    _check_values(users, items, bias, exclude, candidates, targets)
     name = choose("score_topk", cast(Scorer, others[5]), users, items)
+    _check_values(users, items, bias, exclude, candidates, targets)
     solve = importlib.import_module(f"mmenc_plugin.kernels.score_topk.{name}")
     with torch.autocast(users.device.type, enabled=False):
-        top: TopK = solve.score_topk(users, items, k, bias, exclude, candidates, targets)
+        try:
+            top: TopK = solve.score_topk(users, items, k, bias, exclude, candidates, targets)
+        except ValueError:  # a score is NaN
+            check_no_nan(items=items)  # looked for only now: for few users, that takes as long as their scores
+            raise
     if top.ranks is None:
         return top.ids, top.scores, *(top.ids.new_zeros(0) for _ in range(3))
     return top.ids, top.scores, top.ranks.above, top.ranks.tied, top.ranks.tied_before
@@ -72,7 +76,4 @@ def _check_values(
         twice = ordered[1:][ordered.diff() == 0]
         if len(twice):
             raise ValueError(f"candidates holds row {int(twice[0])} twice, but must hold distinct rows.")
-    for name, tensor in (("users", users), ("items", items), ("bias", bias)):
-        # The largest value is NaN where any is: one pass over the table, and no [N, D] of flags.
-        if tensor is not None and tensor.numel() and bool(tensor.amax().isnan()):
-            check_no_nan(**{name: tensor})
+    check_no_nan(users=users, bias=bias)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -60,21 +59,28 @@ class Columns:
         return columns, self.rows[columns] == rows
 
     def to_rows(self, columns: Tensor) -> Tensor:
-        """The item rows of columns."""
-        return columns if self.rows is None else self.rows[columns]
+        """The item rows of columns, any row for one beyond the end."""
+        return columns if self.rows is None else self.rows[columns.clamp(max=len(self.rows) - 1)]
 
 
 class Spans:
-    """The columns cut into spans of one width, and sorted columns into those of each span."""
+    """The columns cut into spans of one width, and sorted columns into those of each span.
+
+    The last span ends where the columns do, so it may begin before the one before it ends.
+    """
 
     def __init__(self, columns: int, width: int) -> None:
-        self.all = [slice(start, min(start + width, columns)) for start in range(0, columns, width)]
+        last = max(columns - width, 0)
+        starts = [*range(0, last, width), last] if columns else []
+        self.all = [slice(start, min(start + width, columns)) for start in starts]
 
     def cut(self, ordered: Tensor) -> list[slice]:
-        """Where in the ascending `ordered` the columns of each span lie."""
-        starts = torch.tensor([span.start for span in self.all], dtype=torch.int64, device=ordered.device)
-        bounds = [*torch.searchsorted(ordered, starts).tolist(), len(ordered)]
-        return [slice(low, high) for low, high in pairwise(bounds)]
+        """Where in the ascending `ordered` the columns of each span lie; a single one has all, in any order."""
+        if len(self.all) == 1:
+            return [slice(0, len(ordered))]
+        bounds = [bound for span in self.all for bound in (span.start, span.stop)]
+        ends = torch.searchsorted(ordered, torch.tensor(bounds, dtype=torch.int64, device=ordered.device)).tolist()
+        return [slice(low, high) for low, high in zip(ends[::2], ends[1::2], strict=True)]
 
 
 class Tiles:
@@ -83,7 +89,7 @@ class Tiles:
     Args:
         users: [R, D], in the type of the scores.
         columns: what they are scored with.
-        width: of every span of columns; a last one that is narrower is filled up.
+        width: of every span of columns; a table that is narrower is filled up.
         first: how many spans make the first tile; all others are one span.
         exclude: CSR of the block: offsets [R + 1] and item rows.
     """
@@ -93,9 +99,13 @@ class Tiles:
         self.spans = Spans(len(columns), width)
         self._first = min(first, len(self.spans.all))
         self._closed = self.spans.cut(columns.closed)
-        at, there = columns.of_rows(exclude[1])
-        at, order = at[there].sort()
-        self._excluded = torch.stack([rows_of(exclude[0])[there][order], at])  # user and column, by column
+        users_of, (at, there) = rows_of(exclude[0]), columns.of_rows(exclude[1])
+        if columns.rows is not None:
+            users_of, at = users_of[there], at[there]
+        if len(self.spans.all) > 1:
+            at, order = at.sort()
+            users_of = users_of[order]
+        self._excluded = users_of, at  # user and column, by column
         self._masks = self.spans.cut(at)
 
     def raw(self, number: int, out: Tensor) -> Tensor:
@@ -110,20 +120,30 @@ class Tiles:
         return out
 
     def masked(self) -> Iterator[tuple[int, Tensor]]:
-        """Each tile's first column and scores [R, W]; -inf where an item is not admissible."""
-        tile = self.users.new_empty(len(self.users), self._first * self.width)
+        """Each tile's first column and scores [R, W]; -inf where an item is not admissible, or was in a tile before."""
+        done = max(self.spans.all[self._first - 1].stop, self.width) if self._first else 0
+        tile = self.users.new_empty(len(self.users), done)
         for number in range(self._first):
-            self._fill(number, tile[:, number * self.width : (number + 1) * self.width])
+            start = self.spans.all[number].start
+            self._fill(number, tile[:, start : start + self.width])
         if self._first:
             yield 0, tile
         tile = tile.view(-1)[: len(self.users) * self.width].view(-1, self.width)
         for number in range(self._first, len(self.spans.all)):
+            span = self.spans.all[number]
             self._fill(number, tile)
-            yield number * self.width, tile
+            tile[:, : done - span.start] = -torch.inf
+            done = span.stop
+            yield span.start, tile
+
+    @property
+    def is_one(self) -> bool:
+        """Whether the first tile is the only one."""
+        return 0 < self._first == len(self.spans.all)
 
     def _fill(self, number: int, out: Tensor) -> None:
         span = self.spans.all[number]
         self.raw(number, out)[:, span.stop - span.start :] = -torch.inf
-        row, column = self._excluded[:, self._masks[number]]
+        row, column = (part[self._masks[number]] for part in self._excluded)
         out[row, column - span.start] = -torch.inf
         out[:, self.columns.closed[self._closed[number]] - span.start] = -torch.inf

@@ -6,12 +6,13 @@ What MGCN (Yu et al., MM 2023) and SMORE (Ong and Khong, WSDM 2025) share; they 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from mmenc_plugin.models.base import ItemFeatures, ModelSettings, MultimodalRecommender
 from mmenc_plugin.models.blocks.contrast import info_nce
-from mmenc_plugin.models.blocks.graph import bipartite, distinct, light_gcn, of_users
+from mmenc_plugin.models.blocks.graph import bipartite, distinct, mean_of_layers, of_users
 from mmenc_plugin.models.blocks.losses import l2
 from mmenc_plugin.types import Embeddings, Interactions, TripletBatch
 
@@ -41,28 +42,49 @@ class BehaviourAndSide(MultimodalRecommender):
         self.graph = bipartite(*edges, self.n_users, self.n_items)
         self.user_graph = of_users(*edges, self.n_users, self.n_items)
 
-    def side(self, behaviour: Tensor) -> Tensor:
-        """Side information of users and items [U + I, D], given their behaviour [U + I, D]."""
+    def contents(self) -> list[Tensor]:
+        """What side information is made of, of users and items: [U + I, D] each."""
+        raise NotImplementedError
+
+    def side(self, behaviour: Tensor, contents: list[Tensor]) -> Tensor:
+        """Side information [N, D] of some users and items, given their behaviour and their contents, [N, D] each."""
         raise NotImplementedError
 
     def embed(self) -> Embeddings:
         """[U, D] and [I, D]."""
         behaviour, side = self._views()
-        return self._split(behaviour + side)
+        return self._split(behaviour + side, self.n_users)
 
     def loss(self, batch: TripletBatch) -> dict[str, Tensor]:
-        """BPR, the L2 penalty, and InfoNCE of side information and behaviour of the batch's users and items."""
-        behaviour, side = self._views()
-        all_, c, s = self._split(behaviour + side), self._split(behaviour), self._split(side)
-        rows = all_.users[batch.users], all_.items[batch.positives], all_.items[batch.negatives]
-        contrast = info_nce(s.users[batch.users], c.users[batch.users], self.shared.temperature) + info_nce(
-            s.items[batch.positives], c.items[batch.positives], self.shared.temperature
-        )
+        """The ranking loss, the L2 penalty, and InfoNCE of side information and behaviour of the batch's rows."""
+        behaviour, contents, all_ = self._behaviour(), self.contents(), None
+        if self.ranking_loss.items(batch) is None:
+            all_ = self._split(behaviour + self.side(behaviour, contents), self.n_users)
+        # Side information is made row by row: what the loss reads is a part of the rows.
+        read = torch.cat([batch.users, self.n_users + batch.positives, self.n_users + batch.negatives])
+        c = F.embedding(read, behaviour)
+        s = self.side(c, [F.embedding(read, content) for content in contents])
         return {
-            **self.ranking_loss(all_, batch),
-            "reg": self.shared.reg_weight * l2(*rows),
-            "contrast": self.shared.contrast_weight * contrast,
+            **self._ranking(all_, c + s, batch),
+            "reg": self.shared.reg_weight * l2(*(c + s).split(len(batch.users))),  # type: ignore[no-untyped-call]
+            "contrast": self.shared.contrast_weight * self._contrast(s, c, len(batch.users)),
         }
+
+    def _ranking(self, all_: Embeddings | None, rows: Tensor, batch: TripletBatch) -> dict[str, Tensor]:
+        """The ranking loss of all embeddings, or of the batch's [3 B, D]."""
+        if all_ is not None:
+            return self.ranking_loss(all_, batch)
+        gathered = self._split(rows, len(batch.users))
+        if self.ranking_loss.loss_type == "in_batch":
+            gathered = Embeddings(gathered.users, gathered.items[: len(batch.users)])
+        return self.ranking_loss(gathered, batch, gathered=True)
+
+    def _contrast(self, side: Tensor, behaviour: Tensor, size: int) -> Tensor:
+        """InfoNCE of the two views [3 B, D] of the batch's users, and of its positives."""
+        of_users, of_items = slice(0, size), slice(size, 2 * size)
+        return torch.stack(
+            [info_nce(side[rows], behaviour[rows], self.shared.temperature) for rows in (of_users, of_items)]
+        ).sum()
 
     def enriched(self, view: Tensor, gate: nn.Module, graph: nn.Module) -> Tensor:
         """A view [I, D] gated into the items' embeddings, over a graph of items, and on to the users: [U + I, D]."""
@@ -72,8 +94,12 @@ class BehaviourAndSide(MultimodalRecommender):
         return torch.cat([self.user_graph(items), items])
 
     def _views(self) -> tuple[Tensor, Tensor]:
-        behaviour = torch.cat(light_gcn(self.graph, self.user_id.weight, self.item_id.weight, self.shared.n_layers))
-        return behaviour, self.side(behaviour)
+        """Behaviour and side information of all users and items, [U + I, D] each."""
+        behaviour = self._behaviour()
+        return behaviour, self.side(behaviour, self.contents())
 
-    def _split(self, both: Tensor) -> Embeddings:
-        return Embeddings(*torch.split(both, [self.n_users, self.n_items]))
+    def _behaviour(self) -> Tensor:
+        return mean_of_layers(self.graph, (self.user_id.weight, self.item_id.weight), self.shared.n_layers)
+
+    def _split(self, both: Tensor, n: int) -> Embeddings:
+        return Embeddings(both[:n], both[n:])

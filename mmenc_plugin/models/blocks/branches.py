@@ -34,6 +34,9 @@ class Branches(nn.Module):
         self.item_fusion = nn.Linear(self.n_branches * width, width)
         for part in (self.user_id, self.item_id, *self.projections.values(), self.user_fusion, self.item_fusion):
             nn.init.xavier_uniform_(part.weight)  # type: ignore[arg-type]
+        if features.frozen:
+            for m in features.modalities:
+                self.register_buffer(f"{m}_length", _lengths(features.table(m)), persistent=False)
 
     def items(self, features: ItemFeatures) -> Tensor:
         """[I, (M + 1) D] what enters the branches: the ids' embeddings and the projected features."""
@@ -42,7 +45,8 @@ class Branches(nn.Module):
     def _projected(self, features: ItemFeatures, modality: str) -> Tensor:
         values, projection = features.table(modality), cast(nn.Linear, self.projections[modality])  # type: ignore[arg-type]
         # As F.normalize before the projection, without a second table of the encoder's width.
-        length = values.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        length = getattr(self, f"{modality}_length", None)
+        length = _lengths(values) if length is None else length
         projected: Tensor = F.linear(values, projection.weight) / length + projection.bias
         return projected
 
@@ -74,3 +78,8 @@ class Branches(nn.Module):
         """[N, (M + 1) D] embeddings in which one branch is `other` [N, D]."""
         before, after = embeddings[:, : branch * self.width], embeddings[:, (branch + 1) * self.width :]
         return torch.cat([before, other, after], dim=1)
+
+
+def _lengths(values: Tensor) -> Tensor:
+    """[N, 1] of rows [N, D]."""
+    return values.norm(dim=1, keepdim=True).clamp_min(1e-12)  # type: ignore[no-any-return]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mmenc_plugin.kernels.score_loss import score_loss
+from mmenc_plugin.models.blocks.unit import unit_rows
 
 
 def info_nce(a: Tensor, b: Tensor, temperature: float, positives: Tensor | None = None) -> Tensor:
@@ -28,4 +28,4 @@ def info_nce(a: Tensor, b: Tensor, temperature: float, positives: Tensor | None 
     """
     if positives is None:
         positives = torch.arange(len(a), device=a.device)
-    return score_loss(F.normalize(a, dim=1), F.normalize(b, dim=1), positives, scale=1 / temperature)
+    return score_loss(unit_rows(a), unit_rows(b), positives, scale=1 / temperature)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -96,15 +97,39 @@ class _Product(torch.autograd.Function):
         return sparse_product(ctx.graph.matrix(transposed=True), above[0].contiguous()), None
 
 
+class _MeanOfLayers(torch.autograd.Function):
+    """Mean of graph^l x over l = 0..L, by Horner's rule; its gradient is the same with the transposed graph."""
+
+    @staticmethod
+    def forward(ctx: Any, graph: Graph, n_layers: int, *parts: Tensor) -> Tensor:
+        ctx.graph, ctx.n_layers, ctx.sizes = graph, n_layers, [len(part) for part in parts]
+        return _MeanOfLayers.mean(graph.matrix(), torch.cat(parts).div_(n_layers + 1), n_layers)
+
+    @staticmethod
+    def backward(ctx: Any, *above: Tensor) -> tuple[Tensor | None, ...]:
+        matrix = ctx.graph.matrix(transposed=True)
+        of_nodes = _MeanOfLayers.mean(matrix, above[0] / (ctx.n_layers + 1), ctx.n_layers)
+        return None, None, *torch.split(of_nodes, ctx.sizes)
+
+    @staticmethod
+    def mean(matrix: Tensor, own: Tensor, n_layers: int) -> Tensor:
+        layers = own
+        for _ in range(n_layers):
+            layers = sparse_product(matrix, layers, own)
+        return layers
+
+
 def full(tensor: Tensor) -> Tensor:
     """The tensor, in float32 if it is of a half type: sparse products take no such."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def sparse_product(matrix: Tensor, x: Tensor) -> Tensor:
-    """The product in the type of its factors, under autocast too."""
+def sparse_product(matrix: Tensor, x: Tensor, onto: Tensor | None = None) -> Tensor:
+    """Of matrix [N, M] and x [M, D], plus `onto` [N, D] if given; in the type of its factors, under autocast too."""
+    # Written into a tensor of its own: `matrix @ x` first makes one of zeros and copies it, which takes longest.
+    out = x.new_empty(matrix.shape[0], x.shape[1]) if onto is None else onto.clone()
     with torch.autocast(x.device.type, enabled=False):
-        return matrix @ x
+        return torch.addmm(out, matrix, x, beta=0 if onto is None else 1, out=out)
 
 
 def distinct(interactions: Interactions) -> tuple[Tensor, Tensor]:
@@ -183,13 +208,21 @@ def light_gcn(graph: Graph, users: Tensor, items: Tensor, n_layers: int, dropout
     Returns:
         [U, D] and [I, D].
     """
-    layer = total = torch.cat([users, items])
-    for _ in range(n_layers):
-        layer = graph(layer)
-        if dropout:
-            layer = F.dropout(layer, dropout)
-        total = total + layer
-    return tuple(torch.split(total / (n_layers + 1), [len(users), len(items)]))  # type: ignore[return-value]
+    if not dropout:
+        both = mean_of_layers(graph, (users, items), n_layers)
+    else:
+        layer = both = torch.cat([users, items])
+        for _ in range(n_layers):
+            layer = F.dropout(graph(layer), dropout)
+            both = both + layer
+        both = both / (n_layers + 1)
+    return tuple(torch.split(both, [len(users), len(items)]))  # type: ignore[return-value]
+
+
+def mean_of_layers(graph: Graph, nodes: Sequence[Tensor], n_layers: int) -> Tensor:
+    """Mean [N, D] over the layers 0..n_layers of graph^l times the embeddings of all nodes, which come in parts."""
+    parts = [full(part) for part in nodes]
+    return cast(Tensor, _MeanOfLayers.apply(graph, n_layers, *parts))  # type: ignore[no-untyped-call]
 
 
 def _csr(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:

@@ -101,18 +101,17 @@ class _Multiply(torch.autograd.Function):
 
 
 class _Products(torch.autograd.Function):
-    """v = a[row] . b[column], in chunks of edges. Its derivatives are the products of the matrix of what comes down."""
+    """v = a[row] . b[column]. Its derivatives are the products of the matrix of what comes down."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, pattern: Pattern) -> Tensor:
         ctx.save_for_backward(a, b)
         ctx.pattern = pattern
-        out = a.new_empty(len(pattern.rows))
-        step = max(1, CHUNK // max(1, a.shape[1]))
-        for start in range(0, len(out), step):
-            places = slice(start, start + step)
-            out[places] = (a[pattern.rows[places]] * b[pattern.columns[places]]).sum(1)
-        return out
+        if a.is_cuda:
+            return _in_chunks(a, b, pattern)
+        with torch.autocast(a.device.type, enabled=False):
+            places = pattern.matrix(a.new_zeros(len(pattern.rows)))
+            return cast(Tensor, torch.sparse.sampled_addmm(places, a, b.T, beta=0.0).values())
 
     @staticmethod
     def backward(ctx: Any, *above: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -120,6 +119,15 @@ class _Products(torch.autograd.Function):
         of_a = pattern.multiply(upper, b) if ctx.needs_input_grad[0] else None
         of_b = pattern.multiply(upper, a, True) if ctx.needs_input_grad[1] else None
         return of_a, of_b, None
+
+
+def _in_chunks(a: Tensor, b: Tensor, pattern: Pattern) -> Tensor:
+    out = a.new_empty(len(pattern.rows))
+    step = max(1, CHUNK // max(1, a.shape[1]))
+    for start in range(0, len(out), step):
+        places = slice(start, start + step)
+        out[places] = (a[pattern.rows[places]] * b[pattern.columns[places]]).sum(1)
+    return out
 
 
 def _offsets(ascending: Tensor, n: int) -> Tensor:

@@ -87,12 +87,12 @@ def mend() -> None:
     sp.dok_matrix._update = lambda self, other: self._dict.update(other)
 
 
-def narrow_mmgcn(module: Any) -> None:
-    """Its graph of pictures is 256 wide, wherever it stands: here 14, less than our pictures' 16."""
+def narrow_mmgcn(module: Any, width: int = 14) -> None:
+    """Its graph of pictures is 256 wide, wherever it stands: here 14, less than our pictures' 16, or as told."""
     make = module.GCN.__init__
 
     def narrow(self: Any, *args: Any, dim_latent: int | None = None, **kwargs: Any) -> None:
-        make(self, *args, dim_latent=dim_latent and 14, **kwargs)
+        make(self, *args, dim_latent=dim_latent and width, **kwargs)
 
     module.GCN.__init__ = narrow
 
