@@ -1,9 +1,12 @@
 """Data at the edge of what can be, and every model on it: numbers that mean something, or an error that says what."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from mmenc_plugin import models
+from mmenc_plugin.errors import SettingsError
 from mmenc_plugin.features import AlignedFeatures, FrozenFeatures
 from mmenc_plugin.testing.samples import checkerboard, train
 from mmenc_plugin.types import Interactions, TripletBatch
@@ -36,17 +39,14 @@ def trained_and_finite(model, data, steps=3):
 def changed(data, modality, change):
     """The data set with other values and marks of one modality."""
     tables = {m: AlignedFeatures(data.features.table(m), data.features.present(m)) for m in data.features.modalities}
-    tables[modality] = AlignedFeatures(
-        *change(*(t.clone() for t in (tables[modality].values, tables[modality].present)))
-    )
+    old = tables[modality]
+    tables[modality] = AlignedFeatures(*change(old.values.clone(), old.present.clone()))
     return FrozenFeatures(tables)
 
 
 @every_model
 def test_a_user_and_an_item_without_a_training_interaction(name):
     """They have scores, though nobody says what they should be; everybody else still learns."""
-    import dataclasses
-
     data = checkerboard(n=12, taken=4)
     seen = data.seen.clone()
     seen[3], seen[:, 5] = False, False
@@ -111,9 +111,9 @@ def test_models_with_neighbours_are_known():
 
 
 @every_model
-def test_a_modality_that_the_features_have_not_is_named(name):
-    """Models ask for those that there are, so that only who asks for another one meets the error."""
-    data = checkerboard(("text",), n=12, taken=4)
-    model = build(name, data.features, data.interactions)
-    assert model.features.modalities == ("text",)
-    trained_and_finite(model, data)
+@pytest.mark.parametrize(("encoder", "modality"), [("timm:resnet50.a1_in1k", "text"), ("classic", "fused")])
+def test_a_modality_that_the_encoder_does_not_give_is_named(name, encoder, modality):
+    from recbole.config import Config
+
+    with pytest.raises(SettingsError, match=rf"encoder '{encoder}' takes image.*, not {modality}\. Families that take"):
+        Config(name, "demo", config_dict={"encoder": encoder, "modalities": [modality]})

@@ -130,7 +130,7 @@ def _present(trainer: Any, loader: Any, modalities: Sequence[Modality]) -> dict[
     from mmenc_plugin.features import align
     from mmenc_plugin.hosts.recbole.features import blocks_of, items_of
 
-    config = {**trainer.config.final_config_dict, "modalities": list(modalities)}
+    config = {**trainer.config.final_config_dict, "modalities": list(modalities), "paradigm": "frozen"}
     tokens = loader._dataset.field2id_token[loader.iid_field][1:].tolist()
     blocks = blocks_of(config, items_of(config))
     return {m: align(block, tokens, missing="zeros", padding_row=True).present for m, block in blocks.items()}
