@@ -18,13 +18,14 @@ from mmenc_plugin.training import checkpoints
 DRIVER = """
 import json, os, signal, sys, traceback
 from types import SimpleNamespace
-import peft, torch
+import torch
 import recbole.quick_start.quick_start as quick_start
 from mmenc_plugin import encoders
 from mmenc_plugin.hosts.recbole.trainer import MultimodalTrainer
 torch.set_num_threads(1)
 jobs = json.loads(sys.argv.pop(1))
 encoders.build(jobs[0][1]["encoder"])
+import peft  # once torchvision can be imported, which an encoder sees to
 quick_start.get_environment = lambda config: SimpleNamespace(draw=str)  # which sleeps for a second
 check = MultimodalTrainer._check_nan
 
