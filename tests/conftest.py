@@ -26,8 +26,9 @@ hypothesis.settings.load_profile("repeatable")
 
 @pytest.fixture(autouse=True)
 def _same_numbers():
-    """Every test draws the same random numbers, whatever ran before it in its process."""
+    """Every test draws the same random numbers and computes alike, whatever ran before it in its process."""
     torch.manual_seed(0)
+    torch.autograd.set_detect_anomaly(False)  # RecBole's SINE switches it on as it is imported, for all that follows
 
 
 @pytest.fixture(autouse=True)
