@@ -7,6 +7,7 @@ A family is one module of this folder (or of another package, through the entry-
 from mmenc_plugin.encoders._depths import Place, Tower
 from mmenc_plugin.encoders._pictures import PictureRule
 from mmenc_plugin.encoders._ready import ReadyFeatures, brings_features
+from mmenc_plugin.encoders._weights import state_faults
 from mmenc_plugin.encoders.base import Encoder, EncoderSpec, build, check, register, registry
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "check",
     "register",
     "registry",
+    "state_faults",
 ]

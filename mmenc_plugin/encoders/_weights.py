@@ -10,7 +10,7 @@ import pickle
 import re
 import sys
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,16 @@ def check_keys(
             f"the weights of '{uri}' do not fit its network. {'; '.join(found)}. Bring weights and configuration "
             "that were saved together."
         )
+
+
+def state_faults(mine: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """In words, how a state that is `given` differs in names and shapes from `mine`; "" where it does not."""
+    faults = {
+        "lacks": [name for name in mine if name not in given],
+        "has besides": [name for name in given if name not in mine],
+        "has in another shape": [name for name in mine if name in given and given[name].shape != mine[name].shape],
+    }
+    return "; ".join(f"it {fault} {some(names)} ({len(names)})" for fault, names in faults.items() if names)
 
 
 def check_vocabulary(uri: str, highest: int, rows: int) -> None:

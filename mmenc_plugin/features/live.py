@@ -12,8 +12,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from mmenc_plugin.encoders import Encoder
-from mmenc_plugin.errors import CheckpointError, SettingsError, some
+from mmenc_plugin.encoders import Encoder, state_faults
+from mmenc_plugin.errors import CheckpointError, SettingsError
 from mmenc_plugin.features import together
 from mmenc_plugin.features.ahead import Ahead
 from mmenc_plugin.features.align import AlignedFeatures, FrozenFeatures
@@ -263,13 +263,7 @@ class LiveFeatures(nn.Module):
 
 
 def _check_state(mine: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
-    faults = {
-        "lacks": [name for name in mine if name not in given],
-        "has besides": [name for name in given if name not in mine],
-        "has in another shape": [name for name in mine if name in given and given[name].shape != mine[name].shape],
-    }
-    if any(faults.values()):
-        told = "; ".join(f"it {fault} {some(names)} ({len(names)})" for fault, names in faults.items() if names)
+    if told := state_faults(mine, given):
         raise CheckpointError(
             f"the checkpoint does not hold what is trained of the encoders: {told}. Set paradigm, encoder and tune to "
             "what they were when it was written."

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mmenc_plugin.encoders import Encoder, Place
-from mmenc_plugin.errors import CheckpointError, SettingsError, some
+from mmenc_plugin.encoders import Encoder, Place, state_faults
+from mmenc_plugin.errors import CheckpointError, SettingsError
 from mmenc_plugin.settings import tuning_scope
 from mmenc_plugin.training._adapters import add_adapters, fold_adapters
 
@@ -106,14 +106,8 @@ def load_trained_state(encoder: Encoder, state: Mapping[str, Tensor]) -> None:
         CheckpointError: the state is of another encoder, or of another `tune`.
     """
     mine = trained_state(encoder)
-    faults = {
-        "lacks": [name for name in mine if name not in state],
-        "has besides": [name for name in state if name not in mine],
-        "has in another shape": [name for name in mine if name in state and state[name].shape != mine[name].shape],
-    }
-    if any(faults.values()):
+    if told := state_faults(mine, state):
         tuning = tuning_of(encoder)
-        told = "; ".join(f"it {fault} {some(names)} ({len(names)})" for fault, names in faults.items() if names)
         raise CheckpointError(
             f"the checkpoint does not hold what tune: {tuning.scope if tuning else ''} trains of the encoder "
             f"{encoder.spec.architecture}: {told}. Set encoder and tune to what they were when it was written, or "
